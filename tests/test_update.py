@@ -1,0 +1,233 @@
+"""v_wrap, set_init, push_and_pull and SharedAdam, as a fork with its own networks uses them."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import nn
+
+from shared_adam import SharedAdam
+from utils import push_and_pull, set_init, v_wrap
+
+
+class Scalar(nn.Module):
+    """V(s) = w s, one weight: its updates can be computed by hand."""
+
+    def __init__(self, w=2.0):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([[w]]))
+
+    def forward(self, s):
+        return s * 0.0, s @ self.w
+
+    def loss_func(self, s, a, v_t):
+        self.seen = s, a, v_t
+        return (v_t - self.forward(s)[-1]).pow(2).mean()
+
+
+def update(done=False, lr=0.1, rewards=(1.0, 2.0), lnet=None, gnet=None, **options):
+    """Two steps with s = 1 and s_ = 3: with w = 2 and gamma = 0.5, V(s_) = 6 and R = 3.5, 5."""
+    lnet, gnet = lnet or Scalar(), gnet or Scalar()
+    opt = torch.optim.SGD(gnet.parameters(), lr=lr)
+    one, three = np.ones(1, np.float32), np.full(1, 3, np.float32)
+    push_and_pull(opt, lnet, gnet, done, three, [one, one], [0, 1], list(rewards), 0.5, **options)
+    return lnet, gnet
+
+
+def test_v_wrap_shares_memory_and_casts_where_the_dtype_differs():
+    array = np.zeros((2, 3), dtype=np.float32)
+    tensor = v_wrap(array)
+    array[0, 0] = 5
+    assert tensor.shape == (2, 3) and tensor[0, 0] == 5
+    assert v_wrap(np.zeros(2)).dtype == torch.float32
+    assert v_wrap(np.array([1, 2], dtype=np.int32), dtype=np.int64).dtype == torch.int64
+
+
+def test_set_init_draws_small_weights_and_zero_biases():
+    torch.manual_seed(0)
+    layers = [nn.Linear(100, 200), nn.Conv2d(3, 64, 8)]
+    set_init(layers)
+    for layer in layers:
+        assert abs(layer.weight.mean().item()) < 0.01
+        assert layer.weight.std().item() == pytest.approx(0.1, rel=0.05)
+        assert not layer.bias.any()
+
+
+def test_a_return_cut_by_a_time_limit_bootstraps():
+    lnet, gnet = update(done=False)
+    assert lnet.seen[2].tolist() == [[3.5], [5.0]]
+    # d loss / d w = -2 mean(R - w) = -2 (1.5 + 3) / 2 = -4.5, and the step is 0.1 of it.
+    assert gnet.w.item() == pytest.approx(2.45)
+
+
+def test_a_terminal_state_ends_the_return_with_zero():
+    lnet, gnet = update(done=True)
+    assert lnet.seen[2].tolist() == [[2.0], [2.0]]
+    assert gnet.w.item() == pytest.approx(2.0)
+
+
+def test_local_gradients_do_not_pile_up():
+    lnet, gnet = update()
+    # From w = 2.45: V(s_) = 7.35, R = 3.8375 and 5.675, gradient -(1.3875 + 3.225) = -4.6125.
+    update(lnet=lnet, gnet=gnet)
+    assert gnet.w.item() == pytest.approx(2.45 + 0.46125)
+
+
+def test_the_global_gradient_is_the_local_one_and_global_weights_are_pulled():
+    gnet = Scalar(w=10.0)
+    lnet, _ = update(gnet=gnet)
+    assert gnet.w.item() == pytest.approx(10.45)
+    assert lnet.w.item() == gnet.w.item()
+    assert lnet.w.data_ptr() != gnet.w.data_ptr()
+
+
+def test_max_grad_norm_clips_the_norm_of_all_gradients():
+    assert update(max_grad_norm=1.0)[1].w.item() == pytest.approx(2.1)
+    assert update(max_grad_norm=40)[1].w.item() == pytest.approx(2.45)
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("max_grad_norm", [None, 40])
+def test_a_loss_that_is_not_finite_is_raised_and_pushes_nothing(reward, max_grad_norm):
+    gnet = Scalar()
+    with pytest.raises(FloatingPointError, match="turn down LR"):
+        update(rewards=(1.0, reward), gnet=gnet, max_grad_norm=max_grad_norm)
+    assert gnet.w.item() == 2.0
+
+
+class Policy(nn.Module):
+    """Not ours: any observation, and two outputs (discrete) or three (continuous)."""
+
+    def __init__(self, body, width, n_actions=None, dim=None):
+        super().__init__()
+        self.body, self.value = body, nn.Linear(width, 1)
+        self.heads = nn.ModuleList(
+            [nn.Linear(width, n_actions or dim) for _ in range(1 + bool(dim))]
+        )
+
+    def forward(self, s):
+        x = self.body(s)
+        return *(head(x) for head in self.heads), self.value(x)
+
+    def loss_func(self, s, a, v_t):
+        self.seen = s, a, v_t
+        *outputs, values = self.forward(s)
+        advantage = (v_t - values).detach().squeeze(1)
+        if len(outputs) == 1:
+            log_pi = torch.distributions.Categorical(logits=outputs[0]).log_prob(a)
+        else:
+            normal = torch.distributions.Normal(outputs[0], outputs[1].exp())
+            log_pi = normal.log_prob(a).sum(1)
+        return ((v_t - values).pow(2).squeeze(1) - log_pi * advantage).mean()
+
+
+def conv():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten())
+
+
+BODIES = {
+    "vector": (lambda: nn.Linear(5, 8), 8, (5,), np.float32),
+    "float64": (lambda: nn.Linear(5, 8), 8, (5,), np.float64),
+    "image": (conv, 4 * 6 * 6, (3, 8, 8), np.uint8),
+}
+ACTIONS = {
+    "int": (2, None, lambda i: i % 2, (3,), torch.int64),
+    "int64": (2, None, lambda i: np.int64(i % 2), (3,), torch.int64),
+    "int32": (2, None, lambda i: np.int32(i % 2), (3,), torch.int64),
+    "float": (None, 1, lambda i: 0.5 * i, (3, 1), torch.float32),
+    "1-d": (None, 1, lambda i: np.full(1, 0.5 * i), (3, 1), torch.float32),
+    "3-d": (None, 3, lambda i: np.full(3, 0.5 * i, np.float32), (3, 3), torch.float32),
+}
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("action", ACTIONS)
+def test_networks_and_environments_that_are_not_ours(body, action):
+    make_body, width, shape, obs_dtype = BODIES[body]
+    n_actions, dim, make_action, a_shape, a_dtype = ACTIONS[action]
+    torch.manual_seed(0)
+    gnet, lnet = (Policy(make_body(), width, n_actions, dim) for _ in range(2))
+    lnet.load_state_dict(gnet.state_dict())
+    before = [p.clone() for p in gnet.parameters()]
+    rng = np.random.default_rng(0)
+    observations = [rng.integers(0, 5, shape).astype(obs_dtype) for _ in range(4)]
+    actions = [make_action(i) for i in range(3)]
+    opt = SharedAdam(gnet.parameters(), lr=1e-3)
+    with torch.no_grad():
+        bootstrap = lnet(v_wrap(observations[3][None]))[-1].item()
+    push_and_pull(
+        opt, lnet, gnet, False, observations[3], observations[:3], actions, [1, 0.0, -1.0], 0.9
+    )
+    s, a, v_t = lnet.seen
+    assert s.shape == (3, *shape) and s.dtype == torch.float32
+    assert np.array_equal(s.numpy(), np.stack(observations[:3]).astype(np.float32))
+    assert a.shape == a_shape and a.dtype == a_dtype
+    assert np.allclose(a.flatten()[:: a[0].numel()], [float(np.ravel(x)[0]) for x in actions])
+    assert v_t.shape == (3, 1)
+    assert v_t[2].item() == pytest.approx(-1 + 0.9 * bootstrap, rel=1e-5)
+    assert all(not torch.equal(p, q) for p, q in zip(before, gnet.parameters()))
+    assert all(torch.equal(p, q) for p, q in zip(lnet.parameters(), gnet.parameters()))
+
+
+@pytest.mark.parametrize("options", [{}, {"betas": (0.5, 0.7), "eps": 1e-3, "weight_decay": 0.1}])
+def test_shared_adam_agrees_with_adam(options):
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(7, 3), nn.Linear(7, 3)
+    theirs.load_state_dict(ours.state_dict())
+    shared = SharedAdam(ours.parameters(), lr=0.01, **options)
+    adam = torch.optim.Adam(theirs.parameters(), **{"lr": 0.01, "betas": (0.9, 0.99), **options})
+    for _ in range(50):
+        x = torch.randn(4, 7)
+        for net, opt in ((ours, shared), (theirs, adam)):
+            opt.zero_grad()
+            net(x).pow(2).sum().backward()
+            opt.step()
+    for p, q in zip(ours.parameters(), theirs.parameters()):
+        assert torch.allclose(p, q, rtol=1e-4, atol=1e-6)
+
+
+def state_tensors(opt):
+    return [t for state in opt.state.values() for t in state.values()]
+
+
+def test_all_of_shared_adams_state_is_shared_also_after_loading():
+    net = nn.Linear(3, 2)
+    plain = torch.optim.Adam(net.parameters())
+    net(torch.ones(1, 3)).sum().backward()
+    plain.step()
+    state = plain.state_dict()
+    opt = SharedAdam(net.parameters())
+    assert opt.defaults["lr"] == 1e-3 and opt.defaults["betas"] == (0.9, 0.99)
+    for _ in range(2):
+        assert [set(state) for state in opt.state.values()] == [
+            {"step", "exp_avg", "exp_avg_sq"}
+        ] * 2
+        assert all(isinstance(t, torch.Tensor) and t.is_shared() for t in state_tensors(opt))
+        opt.load_state_dict(copy.deepcopy(state))
+
+
+def ten_steps(net, opt):
+    for _ in range(10):
+        for p in net.parameters():
+            p.grad = torch.ones_like(p)
+        opt.step()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_count_their_updates_together(method):
+    ours, theirs = nn.Linear(3, 2).share_memory(), nn.Linear(3, 2)
+    theirs.load_state_dict(ours.state_dict())
+    opt = SharedAdam(ours.parameters(), lr=0.01)
+    for _ in range(2):
+        process = mp.get_context(method).Process(target=ten_steps, args=(ours, opt))
+        process.start()
+        process.join(30)
+        assert process.exitcode == 0
+    assert [state["step"].item() for state in opt.state.values()] == [20, 20]
+    adam = torch.optim.Adam(theirs.parameters(), lr=0.01, betas=(0.9, 0.99))
+    ten_steps(theirs, adam)
+    ten_steps(theirs, adam)
+    for p, q in zip(ours.parameters(), theirs.parameters()):
+        assert torch.allclose(p, q, rtol=1e-4, atol=1e-6)

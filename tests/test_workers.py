@@ -1,0 +1,248 @@
+"""record, Worker and run_workers: what is counted, what is learned from, and how a run ends."""
+
+import os
+import random
+import signal
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+import continuous_A3C
+import discrete_A3C
+import utils
+from conftest import CountingEnv
+from shared_adam import SharedAdam
+
+
+def shared():
+    return mp.Value("i", 0), mp.Value("d", 0.0), mp.SimpleQueue()
+
+
+def test_record_counts_averages_queues_and_prints(capsys):
+    global_ep, global_ep_r, queue = shared()
+    utils.record(global_ep, global_ep_r, 34.4, queue, "w00")
+    utils.record(global_ep, global_ep_r, 134.4, queue, "w01")
+    assert global_ep.value == 2
+    assert queue.get() == pytest.approx(34.4)
+    assert queue.get() == global_ep_r.value == pytest.approx(0.99 * 34.4 + 0.01 * 134.4)
+    assert capsys.readouterr().out == "w00 Ep: 1 | Ep_r: 34\nw01 Ep: 2 | Ep_r: 35\n"
+
+
+def test_a_return_of_zero_is_an_average_like_any_other():
+    global_ep, global_ep_r, queue = shared()
+    utils.record(global_ep, global_ep_r, 0.0, queue, "w00")
+    utils.record(global_ep, global_ep_r, 100.0, queue, "w00")
+    assert global_ep_r.value == pytest.approx(1.0)
+
+
+def test_counter_average_queue_and_line_change_under_one_lock(monkeypatch):
+    global_ep, held = mp.Value("i", 0), {}
+
+    def note(name):
+        """Note whether `global_ep`'s lock is held: then no other thread gets it."""
+        got = []
+        other = threading.Thread(target=lambda: got.append(global_ep.get_lock().acquire(False)))
+        other.start()
+        other.join()
+        held.setdefault(name, []).append(got == [False])
+
+    class Average:
+        def __setattr__(self, name, value):
+            note("average")
+            self.__dict__[name] = value
+
+    monkeypatch.setattr(utils, "print", lambda *args, **kwargs: note("line"), raising=False)
+    queue = SimpleNamespace(put=lambda value: note("queue"))
+    utils.record(global_ep, Average(), 5.0, queue, "w00")
+    assert held == {"average": [True], "queue": [True], "line": [True]}
+    note("after")
+    assert held["after"] == [False]
+
+
+def worker_of(module, monkeypatch, env, name=0, max_ep=2):
+    """Return a Worker of `module` whose environment is `env`, and its updates as they come."""
+    updates = []
+
+    def push_and_pull(opt, lnet, gnet, done, s_, bs, ba, br, gamma, max_grad_norm=None):
+        updates.append((done, len(bs), list(br)))
+
+    monkeypatch.setattr(module, "make_env", lambda *args, **kwargs: env)
+    monkeypatch.setattr(module, "push_and_pull", push_and_pull)
+    monkeypatch.setattr(module, "MAX_EP", max_ep)
+    gnet = module.Net(module.N_S, module.N_A).share_memory()
+    queue = mp.SimpleQueue()
+    worker = module.Worker(
+        gnet, SharedAdam(gnet.parameters()), mp.Value("i", 0), mp.Value("d", 0.0), queue, name
+    )
+    return worker, updates, queue
+
+
+@pytest.mark.parametrize("truncates", [False, True])
+def test_a_time_limit_is_not_a_terminal_state(monkeypatch, truncates):
+    worker, updates, queue = worker_of(discrete_A3C, monkeypatch, CountingEnv(7, truncates))
+    worker.run()
+    # Two episodes of 7 steps, updated after 5 and at the end.
+    assert [(done, n) for done, n, _ in updates] == [(False, 5), (not truncates, 2)] * 2
+    assert worker.n_steps.value == 14
+    # A fall is learned from as -1, and reported as the 7 that the environment pays.
+    assert [r for _, _, r in updates[:2]] == [[1] * 5, [1, 1 if truncates else -1]]
+    assert [queue.get(), queue.get()] == [7.0, 7.0]
+
+
+def test_only_cartpole_gets_the_reward_for_a_fall(monkeypatch):
+    monkeypatch.setattr(discrete_A3C, "ENV_NAME", "LunarLander-v2")
+    worker, updates, _ = worker_of(discrete_A3C, monkeypatch, CountingEnv(3))
+    worker.run()
+    assert updates[0][2] == [1, 1, 1]
+
+
+class Paying(CountingEnv):
+    """Three numbers to observe, and -16 for the first step, then -4, whatever the action."""
+
+    def observe(self):
+        return np.zeros(3, np.float32)
+
+    def step(self, action):
+        s, _, *ended = super().step(action)
+        return s, -16.0 if self.t == 1 else -4.0, *ended
+
+
+def test_continuous_rewards_are_normalised_for_learning_only(monkeypatch):
+    env = Paying(5, truncates=True)
+    worker, updates, queue = worker_of(continuous_A3C, monkeypatch, env, max_ep=1)
+    worker.run()
+    learned = np.array(updates[0][2])
+    assert np.abs(learned).max() <= 5
+    assert learned[1:] == pytest.approx(learned[0] / 4)
+    assert queue.get() == -32.0
+    assert all(continuous_A3C.A_LOW <= a <= continuous_A3C.A_HIGH for a in env.actions)
+
+
+def test_workers_have_names_and_seeds_of_their_own(monkeypatch):
+    torch.manual_seed(0)
+    runs = []
+    for name in (0, 11, "w12"):
+        env = CountingEnv(50)
+        worker, _, _ = worker_of(discrete_A3C, monkeypatch, env, name, max_ep=1)
+        # A fork starts from the parent's generators.
+        random.seed(0)
+        torch.manual_seed(worker.name == "w11")
+        worker.run()
+        runs.append((worker.name, env.seeds[0], tuple(env.actions)))
+    assert [name for name, _, _ in runs] == ["w00", "w11", "w12"]
+    assert len({seed for _, seed, _ in runs}) == 3
+    assert len({actions for _, _, actions in runs}) == 3
+
+
+class Sleeper(mp.Process):
+    """A fork's worker: records `n` episodes, then does what `end` says."""
+
+    def __init__(self, name, shared, n=3, seconds=0.0, end=None):
+        super().__init__(name=name)
+        self.shared, self.n, self.seconds, self.end = shared, n, seconds, end
+
+    def run(self):
+        global_ep, global_ep_r, queue = self.shared
+        for _ in range(self.n):
+            time.sleep(self.seconds)
+            utils.record(global_ep, global_ep_r, 1.0, queue, self.name)
+        if self.end == "raise":
+            raise ZeroDivisionError("a bug in the environment")
+        if self.end == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.end == "threads":
+            queue.put(float(torch.get_num_threads()))
+        if self.end == "numpy":
+            queue.put(np.float32(2))
+            queue.put("a text of the fork's own")
+        if self.end == "unreadable":
+            queue._writer.send_bytes(b"no pickle")
+            time.sleep(30)
+        queue.put(None)
+
+
+def test_all_results_of_all_workers_arrive():
+    everything = shared()
+    workers = [Sleeper(f"w{i:02d}", everything, n, 0.002 * i) for i, n in enumerate([0, 500, 40])]
+    res, seconds, failure = utils.run_workers(workers, everything[2])
+    assert res == [1.0] * 540
+    assert failure is None
+    assert 0.08 < seconds < 30
+    assert [w.exitcode for w in workers] == [0, 0, 0]
+
+
+def test_more_results_than_the_queue_holds_do_not_block():
+    everything = shared()
+    workers = [Sleeper(f"w{i:02d}", everything, 5000) for i in range(2)]
+    res, _, failure = utils.run_workers(workers, everything[2])
+    assert (len(res), failure) == (10_000, None)
+
+
+@pytest.mark.parametrize("end, told", [("raise", "a bug in the environment"), ("kill", "SIGKILL")])
+def test_a_worker_that_dies_stops_the_others_and_is_named(end, told):
+    everything = shared()
+    workers = [Sleeper("w00", everything, 10**6, 0.01), Sleeper("w01", everything, 5, 0.01, end)]
+    res, seconds, failure = utils.run_workers(workers, everything[2])
+    assert seconds < 5
+    assert "w01" in failure and told in failure
+    assert ("Traceback" in failure) == (end == "raise")
+    assert len(res) >= 5
+    assert not any(w.is_alive() for w in workers)
+
+
+def test_what_a_fork_queues_arrives():
+    everything = shared()
+    workers = [Sleeper("w00", everything, 1, 0, "numpy")]
+    res, _, failure = utils.run_workers(workers, everything[2])
+    assert (res, failure) == ([1.0, np.float32(2), "a text of the fork's own"], None)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_cannot_be_read_ends_the_run():
+    everything = shared()
+    workers = [
+        Sleeper("w00", everything, 1, 0, "unreadable"),
+        Sleeper("w01", everything, 10**6, 0.1),
+    ]
+    _, seconds, failure = utils.run_workers(workers, everything[2])
+    assert seconds < 5 and "could not be read" in failure
+
+
+def test_a_worker_that_cannot_be_started_hangs_nothing(monkeypatch):
+    everything = shared()
+    workers = [Sleeper(f"w{i:02d}", everything, 10**6, 0.01) for i in range(2)]
+    monkeypatch.setattr(workers[1], "start", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        utils.run_workers(workers, everything[2])
+    assert workers[0].daemon  # so that it ends with the program
+    workers[0].kill()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
+def test_workers_use_one_thread_also_where_torch_came_first():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        everything = shared()
+        res, _, _ = utils.run_workers([Sleeper("w00", everything, 0, 0, "threads")], everything[2])
+    finally:
+        torch.set_num_threads(threads)
+    assert res == [1.0]
+
+
+def test_a_worker_killed_while_it_writes_does_not_hang_the_parent():
+    everything = shared()
+
+    class Partial(Sleeper):
+        def run(self):
+            os.write(everything[2]._writer.fileno(), b"\x00\x00\x01\x00abc")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    _, seconds, failure = utils.run_workers([Partial("w00", everything)], everything[2])
+    assert seconds < 5
+    assert "w00" in failure and "SIGKILL" in failure
