@@ -85,7 +85,7 @@ def check_constants(c):
     ranges |= {} if c["MAX_GRAD_NORM"] is None else {"MAX_GRAD_NORM": (1e-12, math.inf)}
     for name, (low, high) in ranges.items():
         if not (isinstance(c[name], (int, type(low))) and low <= c[name] <= high):
-            sys.exit(f"{name} = {c[name]!r}: use any {type(low).__name__} from {low} to {high}.")
+            sys.exit(f"{name} = {c[name]!r}: use any {type(low).__name__}, {low:g} to {high:g}.")
     if c["RENDER"] and importlib.util.find_spec("pygame") is None:
         sys.exit("RENDER = True needs pygame: `pip install pygame`, or set RENDER = False.")
 
@@ -181,10 +181,10 @@ def save_results(net, res, c, threshold):
     ax.set_title(c["ENV_NAME"] + "\n" + ", ".join(f"{n} = {c[n]}" for n in names), size=9)
     ax.legend()
     folder = Path(__file__).resolve().parent / "results"
+    stem = folder / c["ENV_NAME"].replace("/", "-").replace(":", "-")
     files = {".pt": functools.partial(torch.save, net.state_dict()), ".png": fig.savefig}
     for suffix, write in files.items():
-        data, path = io.BytesIO(), folder / (c["ENV_NAME"].replace("/", "-") + suffix)
-        part = Path(f"{path}.part")
+        data, path, part = io.BytesIO(), Path(f"{stem}{suffix}"), Path(f"{stem}{suffix}.part")
         write(data)
         try:
             folder.mkdir(exist_ok=True)

@@ -1,20 +1,26 @@
-"""Env steps per second of the two scripts beside the same algorithm from stock parts.
+"""Speed and memory: the two scripts beside a bare environment, stock parts and Stable-Baselines3.
 
     python tests/benchmark.py
 
-One worker, rounds in turn, medians and their ratio: what a machine does besides hits all alike.
-Stock parts: validated distributions, value head and autograd also to act, the default Adam, and
-load_state_dict to pull.
+Each contestant is a process of its own, and all take turns, round after round: what a machine does
+besides hits all alike. Medians are printed, as the README's tables (about 20 minutes). Stock parts:
+validated distributions, value head and autograd also to act, the default Adam, and load_state_dict
+to pull. Stable-Baselines3 takes part where it is installed: benchmark_sb3.py. Needs fork and /proc:
+Linux.
 """
 
-import contextlib
-import io
+import importlib.util
+import json
+import os
+import re
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "results"))
 
 import continuous_A3C
 import discrete_A3C
@@ -22,11 +28,13 @@ import numpy as np
 import torch
 import torch.multiprocessing as mp
 import torch.nn.functional as F
+from knobs import TIPS, train
 from shared_adam import SharedAdam
-from utils import v_wrap
+from utils import run_workers, v_wrap
 
-ROUNDS = 30
-SECONDS = 0.5  # of a round
+ROUNDS = 9
+SECONDS = 2.0  # of a round
+SEEDS = range(5)  # of the runs until CartPole is solved
 
 
 class StockAdam(torch.optim.Adam):
@@ -88,32 +96,16 @@ def stock_push_and_pull(opt, lnet, gnet, done, s_, bs, ba, br, gamma, max_grad_n
 class Clock:
     """In the place of the episode counter: a worker runs while the round lasts."""
 
-    def __init__(self, module):
-        self.module, self.end = module, time.perf_counter() + SECONDS
+    def __init__(self, max_ep):
+        self.max_ep, self.end = max_ep, time.perf_counter() + SECONDS
 
     @property
     def value(self):
-        return 0 if time.perf_counter() < self.end else self.module.MAX_EP
+        return 0 if time.perf_counter() < self.end else self.max_ep
 
 
-def steps_per_second(module, net, adam, push_and_pull):
-    torch.manual_seed(0)
-    shipped = module.Net, module.push_and_pull, module.record
-    module.Net, module.push_and_pull = net, push_and_pull
-    module.record = lambda *args: None
-    try:
-        gnet = net(module.N_S, module.N_A).share_memory()
-        opt = adam(gnet.parameters(), lr=module.LR, betas=module.BETAS)
-        average, queue = mp.Value("d", 0.0), mp.SimpleQueue()
-        worker = module.Worker(gnet, opt, None, average, queue, 0)
-        start, worker.g_ep = time.perf_counter(), Clock(module)
-        worker.run()
-        return worker.n_steps.value / (time.perf_counter() - start)
-    finally:
-        module.Net, module.push_and_pull, module.record = shipped
-
-
-def environment_alone(module):
+def bare(module):
+    """Return the steps per second of `module`'s environment under one action and nothing else."""
     env, n = module.env, 0
     env.reset(seed=0)
     action = env.action_space.sample()
@@ -126,32 +118,111 @@ def environment_alone(module):
     return n / (time.perf_counter() - start)
 
 
+def a3c(module, n_workers, net=None, adam=SharedAdam, push=None):
+    """Return the env steps per second of `module`'s workers, with stock parts where given."""
+    torch.manual_seed(0)
+    module.Net, module.push_and_pull = net or module.Net, push or module.push_and_pull
+    module.record = lambda *args: None
+    gnet = module.Net(module.N_S, module.N_A).share_memory()
+    opt = adam(gnet.parameters(), lr=module.LR, betas=module.BETAS)
+    clock, queue = Clock(module.MAX_EP), mp.SimpleQueue()
+    workers = [module.Worker(gnet, opt, clock, None, queue, i) for i in range(n_workers)]
+    _, seconds, failure = run_workers(workers, queue)
+    assert failure is None, failure
+    return sum(w.n_steps.value for w in workers) / seconds
+
+
+STOCK = {"adam": StockAdam, "push": stock_push_and_pull}
+SPEED = {
+    "CartPole, environment alone": lambda: bare(discrete_A3C),
+    "CartPole, 1 worker": lambda: a3c(discrete_A3C, 1),
+    "CartPole, 2 workers": lambda: a3c(discrete_A3C, 2),
+    "CartPole, 1 worker of stock parts": lambda: a3c(discrete_A3C, 1, StockDiscreteNet, **STOCK),
+    "Pendulum, environment alone": lambda: bare(continuous_A3C),
+    "Pendulum, 1 worker": lambda: a3c(continuous_A3C, 1),
+    "Pendulum, 2 workers": lambda: a3c(continuous_A3C, 2),
+    "Pendulum, 1 worker of stock parts": lambda: a3c(
+        continuous_A3C, 1, StockContinuousNet, **STOCK
+    ),
+}
+SOLVE = {"as shipped, 2 workers": {}, "the three tips, 2 workers": TIPS}
+SB3 = "Stable-Baselines3 A2C, 8 environments"
+
+
+def megabytes(pid):
+    """Return the memory of a process and its children: a page of k processes counts 1/k in each."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:  # it has just ended
+        return 0.0
+    own = re.search(r"^Pss: +(\d+) kB", rollup, re.MULTILINE)
+    return int(own[1]) / 1024 + sum(map(megabytes, children)) if own else 0.0
+
+
+def measure(command):
+    """Run a contestant; return what its last line says, and its peak memory in MB."""
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    peak = 0.0
+    while process.poll() is None:
+        peak = max(peak, megabytes(process.pid))
+        time.sleep(0.1)
+    assert process.returncode == 0, command
+    return json.loads(process.stdout.read().splitlines()[-1]), peak
+
+
+def compare_speed(contestants):
+    rounds = {name: [] for name in contestants}
+    for _ in range(ROUNDS):
+        for name, command in contestants.items():
+            rounds[name].append(measure(command))
+    print(f"\nMedians of {ROUNDS} rounds of {SECONDS:g} s, in turn")
+    print("| contestant | env steps/s | peak memory, MB |\n|---|---|---|")
+    for name, results in rounds.items():
+        rate, memory = (statistics.median(column) for column in zip(*results))
+        print(f"| {name} | {rate:.0f} | {memory:.0f} |")
+    for env in ("CartPole", "Pendulum"):
+        pairs = zip(rounds[f"{env}, 1 worker"], rounds[f"{env}, 1 worker of stock parts"])
+        ratio = statistics.median(ours[0] / stock[0] for ours, stock in pairs)
+        print(f"{env}: {ratio:.2f} times the steps/s of stock parts (median of the rounds)")
+
+
+def compare_solving(contestants):
+    runs = {name: [] for name in contestants}
+    for seed in SEEDS:
+        for name, command in contestants.items():
+            runs[name].append(measure([*command, seed])[0])
+    print(f"\nCartPole-v0, until 100 returns in a row average 195: medians of {len(SEEDS)} seeds")
+    print("| contestant | solved | episodes | seconds (fastest to slowest) |\n|---|---|---|---|")
+    for name, results in runs.items():
+        solved = [run for run in results if run["solved"]]
+        episodes = statistics.median(run["solved"] for run in solved)
+        seconds = sorted(run["seconds"] for run in solved)
+        spread = f"{statistics.median(seconds):.1f} ({seconds[0]:.1f} to {seconds[-1]:.1f})"
+        print(f"| {name} | {len(solved)} of {len(results)} | {episodes:.0f} | {spread} |")
+
+
 def main():
-    torch.set_num_threads(1)
-    for module, stock in (
-        (discrete_A3C, StockDiscreteNet),
-        (continuous_A3C, StockContinuousNet),
-    ):
-        contestants = {
-            "environment alone": lambda module=module: environment_alone(module),
-            "this collection": lambda module=module: steps_per_second(
-                module, module.Net, SharedAdam, module.push_and_pull
-            ),
-            "stock parts": lambda module=module, stock=stock: steps_per_second(
-                module, stock, StockAdam, stock_push_and_pull
-            ),
-        }
-        rates = {name: [] for name in contestants}
-        for _ in range(ROUNDS):
-            for name, contestant in contestants.items():
-                with contextlib.redirect_stdout(io.StringIO()):
-                    rates[name].append(contestant())
-        print(f"{module.ENV_NAME}, env steps per second, median of {ROUNDS} rounds")
-        for name, values in rates.items():
-            print(f"  {name:18} {statistics.median(values):9.0f}")
-        ratios = [a / b for a, b in zip(rates["this collection"], rates["stock parts"])]
-        print(f"  this collection / stock parts: {statistics.median(ratios):.2f}")
+    speed = {name: (__file__, name) for name in SPEED}
+    solve = {name: (__file__, name) for name in SOLVE}
+    if importlib.util.find_spec("stable_baselines3"):
+        sb3 = Path(__file__).with_name("benchmark_sb3.py")
+        speed[f"CartPole, {SB3}"] = (sb3, "seconds", SECONDS)
+        solve[SB3] = (sb3, "solve")
+    compare_speed(speed)
+    compare_solving(solve)
 
 
 if __name__ == "__main__":
-    main()
+    mp.set_start_method("fork")
+    if len(sys.argv) == 1:
+        main()
+    elif sys.argv[1] in SPEED:
+        print(json.dumps(SPEED[sys.argv[1]]()))
+    else:
+        print(json.dumps(train(SOLVE[sys.argv[1]], int(sys.argv[2]))))

@@ -169,10 +169,10 @@ def test_picture_and_weights_are_saved(results, capsys):
 
 
 def test_an_environment_without_a_threshold_gets_no_line(results):
-    constants = {**GOOD, "ENV_NAME": "ALE/Pong-v5"}
+    constants = {**GOOD, "ENV_NAME": "my_env:ALE/Pong-v5"}
     assert utils.save_results(continuous_A3C.Net(3, 1), [], constants, None)
     assert len(plt.gcf().axes[0].lines) == 1
-    assert (results / "ALE-Pong-v5.pt").exists()
+    assert (results / "my_env-ALE-Pong-v5.pt").exists()
 
 
 def test_results_that_cannot_be_written_are_one_sentence(results, capsys):
