@@ -4,7 +4,9 @@ import ast
 import json
 import re
 
+import discrete_A3C
 import pytest
+import torch
 
 from conftest import ROOT, episodes
 
@@ -150,7 +152,10 @@ def test_pong(copy):
 
 def test_watching(copy):
     (copy.folder / "watch.py").write_text(snippets("watch.py")[0])
-    copy.run("discrete_A3C.py", MAX_EP=1, N_WORKERS=1)
+    (copy.folder / "results").mkdir()
+    weights = discrete_A3C.Net(4, 2).state_dict()
+    weights["pi2.weight"], weights["pi2.bias"] = torch.zeros(2, 128), torch.tensor([0.0, 1.0])
+    torch.save(weights, copy.folder / "results" / "CartPole-v0.pt")
     run = copy.run("watch.py", environ={"SDL_VIDEODRIVER": "dummy"})
     assert run.returncode == 0, run.stderr
-    assert 8 <= float(run.stdout.splitlines()[-1]) <= 200
+    assert 8 <= float(run.stdout.splitlines()[-1]) <= 11  # always to the right
