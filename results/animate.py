@@ -29,10 +29,12 @@ def animate(script, steps=200, every=2):
     frames = []
     for step in range(steps):
         a = net.choose_action(v_wrap(s[None, :]), greedy=True)
-        s, *_ = env.step(a if isinstance(a, int) else a.astype(float))
+        s, _, terminated, _, _ = env.step(a if isinstance(a, int) else a.astype(float))
         if step % every == 0:
             frame = Image.fromarray(np.asarray(env.render()))
             frames.append(frame.resize((frame.width // 2, frame.height // 2)).quantize(32))
+        if terminated:
+            break
     path = RESULTS / f"readme_{script.ENV_NAME}.gif"
     milliseconds = 1000 * every // env.metadata["render_fps"]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)

@@ -1,33 +1,39 @@
 """What the README shows is true: line numbers, the table of knobs, pictures, and every snippet."""
 
 import ast
+import importlib
 import json
 import re
+import sys
 
 import discrete_A3C
 import pytest
 import torch
+import torch.multiprocessing as mp
 
 from conftest import ROOT, episodes
 
 README = (ROOT / "README.md").read_text()
 
-# Of Algorithm S3: what stands in the first and in the last line of the place that the table names.
+# Of Algorithm S3: what stands in the first and the last line of each place that the table names.
 PLACES = {
-    "1, 5": ["buffer_s, buffer_a, buffer_r = [], [], []"],
-    "2, 20": ["while self.g_ep.value < MAX_EP", "self.res_queue, self.name"],
-    "3": ["for lp, _ in pairs:", "lp.grad = None"],
-    "4": ["with torch.no_grad():", "lp.copy_(gp)"],
-    "6": ["s, _ = env.reset()"],
-    "7, 12": ["while True:", "len(buffer_s) >= UPDATE_GLOBAL_ITER"],
-    "8": ["with torch.no_grad():", "random.choices"],
-    "9, 10": ["s_, r, terminated, truncated, _ = env.step(a)", "buffer_r.append"],
-    "11": ["with global_ep.get_lock():", "global_ep.value += 1"],
-    "13": ["v_s_ = 0.0", "lnet(v_wrap(np.asarray(s_)[None]))[-1].item()"],
-    "14, 15": ["for r in reversed(br):", "buffer_v_target.insert(0, v_s_)"],
-    "16": ["log_pi = F.log_softmax", "a_loss = "],
-    "17, 18": ["c_loss = F.mse_loss"],
-    "19": ["for lp, gp in pairs:", "opt.step()"],
+    "1, 5": [
+        ("            buffer_s, buffer_a", "= [], [], []"),
+        ("        buffer_s", "= [], [], []"),
+    ],
+    "2, 20": [("while self.g_ep.value < MAX_EP", "self.res_queue, self.name")],
+    "3": [("for lp, _ in pairs:", "lp.grad = None")],
+    "4": [("lnet.load_state_dict(", "gnet.state_dict())"), ("with torch.no_grad", "lp.copy_(gp)")],
+    "6": [("s, _ = env.reset()", "s, _ = env.reset()"), (" s = s_", " s = s_")],
+    "7, 12": [("while True:", "len(buffer_s) >= UPDATE_GLOBAL_ITER")],
+    "8": [("with torch.no_grad", "random.choices"), ("a = lnet.choose_action", "env.step(a)")],
+    "9, 10": [("s_, r, terminated, truncated, _ = env.step(a)", "buffer_r.append")],
+    "11": [("with global_ep.get_lock():", "global_ep.value += 1")],
+    "13": [("v_s_ = 0.0", "lnet(v_wrap(np.asarray(s_)[None]))[-1].item()")],
+    "14, 15": [("for r in reversed(br):", "buffer_v_target.insert(0, v_s_)")],
+    "16": [("log_pi = F.log_softmax", "a_loss = ")],
+    "17": [("c_loss = F.mse_loss", "c_loss = F.mse_loss")],
+    "19": [("for lp, gp in pairs:", "opt.step()")],
 }
 
 
@@ -41,24 +47,27 @@ def function(file, name):
 
 
 def test_the_table_of_algorithm_s3_names_the_right_lines():
-    place = r"`([\w.]+)` \[(\w+\.py):(\d+)(?:-(\d+))?\]\((\S+?)\)"
-    rows = re.findall(rf"^\| ([\d, ]+): .* \| .* \| {place} \|$", README, re.MULTILINE)
-    assert [row[0] for row in rows] == list(PLACES)
-    for number, name, file, first, last, link in rows:
-        anchor = f"#L{first}" + (f"-L{last}" if last else "")
-        assert link == file + anchor
-        first, last = int(first), int(last or first)
-        start, end = function(file, name)
-        assert start <= first <= last <= end, (number, start, end)
-        lines = (ROOT / file).read_text().splitlines()
-        assert PLACES[number][0] in lines[first - 1], number
-        assert PLACES[number][-1] in lines[last - 1], number
+    rows = re.findall(r"^\| ([\d, ]+): .* \| .* \| (`.*) \|$", README, re.MULTILINE)
+    assert [number for number, _ in rows] == list(PLACES)
+    for number, cell in rows:
+        places = re.findall(r"`([\w.]+)` \[(\w+\.py):(\d+)(?:-(\d+))?\]\((\S+?)\)", cell)
+        assert len(places) == len(PLACES[number])
+        for (name, file, first, last, link), texts in zip(places, PLACES[number]):
+            assert link == f"{file}#L{first}" + (f"-L{last}" if last else "")
+            first, last = int(first), int(last or first)
+            start, end = function(file, name)
+            assert start <= first <= last <= end, (number, start, end)
+            lines = (ROOT / file).read_text().splitlines()
+            assert texts[0] in lines[first - 1] and texts[1] in lines[last - 1], number
 
 
 @pytest.fixture
 def knobs(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "results")
-    return __import__("knobs")
+    method = mp.get_start_method()
+    yield importlib.import_module("knobs")
+    mp.set_start_method(method, force=True)
+    del sys.modules["knobs"]
 
 
 def test_the_table_of_the_knobs_is_what_was_measured(knobs):
@@ -66,10 +75,9 @@ def test_the_table_of_the_knobs_is_what_was_measured(knobs):
 
 
 def test_knobs_remakes_table_and_figure(knobs, monkeypatch, tmp_path, capsys):
-    for name in ("SHIPPED", "ROWS", "SEEDS", "DATA", "FIGURE"):
-        monkeypatch.setattr(knobs, name, getattr(knobs, name))  # put back afterwards
+    mp.set_start_method("spawn", force=True)  # as where fork is not the default
     for name in (*knobs.KNOBS, "N_WORKERS", "record"):
-        monkeypatch.setattr(knobs.a3c, name, getattr(knobs.a3c, name))
+        monkeypatch.setattr(knobs.a3c, name, getattr(knobs.a3c, name))  # put back afterwards
     knobs.SHIPPED, knobs.SEEDS = {**knobs.SHIPPED, "MAX_EP": 110}, range(2)
     knobs.ROWS = {row: knobs.ROWS[row] for row in ("as shipped, 2 workers", "`N_WORKERS = 1`")}
     knobs.DATA, knobs.FIGURE = tmp_path / "knobs.json", tmp_path / "knobs.png"
@@ -83,12 +91,13 @@ def test_knobs_remakes_table_and_figure(knobs, monkeypatch, tmp_path, capsys):
 
 
 def test_every_picture_and_link_is_there():
-    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README)
-    local = [link for link in links if not link.startswith("http")]
-    assert any(link.endswith(".gif") for link in local)
-    assert all((ROOT / link).exists() for link in local)
-    for path in (ROOT / "results").glob("readme_*.gif"):
-        assert path.stat().st_size < 600_000
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
+    titles = re.findall(r"^## (.*)$", README, re.MULTILINE)
+    anchors = ["#" + re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in titles]
+    for link in links:
+        assert link in anchors if link.startswith("#") else (ROOT / link.split("#")[0]).is_file()
+    animations = [ROOT / link for link in links if link.endswith(".gif")]
+    assert len(animations) == 2 and all(path.stat().st_size < 600_000 for path in animations)
 
 
 def snippets(place):
@@ -118,8 +127,11 @@ def test_constants_to_edit(copy, text):
 @pytest.mark.parametrize("script", ["discrete_A3C.py", "continuous_A3C.py"])
 def test_gymnasium(copy, script):
     (line,) = snippets("in each script (and in my_env.py), in the place of `import gym`")
-    copy.edit(script, r"^import gym$", line.strip())
-    run = copy.run(script, MAX_EP=2)
+    (copy.folder / "my_env.py").write_text(snippets("my_env.py")[0])
+    constants = {"ENV_NAME": "my_env:Catch-v0"} if script == "discrete_A3C.py" else {}
+    for name in (script, "my_env.py"):
+        copy.edit(name, r"^import gym$", line.strip())
+    run = copy.run(script, MAX_EP=2, **constants)
     assert run.returncode == 0 and "unmaintained" not in run.stderr, run.stderr
 
 
@@ -139,15 +151,15 @@ def test_images(copy):
 
 def test_pong(copy):
     image_script(copy)
-    (text,) = snippets("image_A3C.py, in the place of class Images and of the line above it")
-    copy.edit(
-        "image_A3C.py", r"^a3c\.ENV_NAME, .*\n\n\nclass Images(.*\n)+?\n(?=\nclass Net)", text
-    )
+    place = "in the place of all lines from `from my_env` to the end of class Images"
+    (text,) = snippets(f"image_A3C.py, {place}")
+    (copy.folder / "my_env.py").unlink()
+    copy.edit("image_A3C.py", r"^from my_env(.*\n)+?\n(?=\nclass Net)", text)
     copy.edit("image_A3C.py", ", 9999$", ", 1")
-    copy.edit("image_A3C.py", "seed=0", "seed=0, max_steps=100")
+    copy.edit("image_A3C.py", r"env, a3c\.SEED\)", "env, 0, max_steps=100)")
     run = copy.run("image_A3C.py")
     assert run.returncode == 0, run.stderr
-    assert set(episodes(run.stdout)) <= {-21, -20, -19, -18, -17, -16}
+    assert episodes(run.stdout) and -21 <= episodes(run.stdout)[0] <= -16
 
 
 def test_watching(copy):
