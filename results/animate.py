@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import gym
-import numpy as np
 import torch
 from PIL import Image
 
@@ -31,7 +30,7 @@ def animate(script, steps=200, every=2):
         a = net.choose_action(v_wrap(s[None, :]), greedy=True)
         s, _, terminated, _, _ = env.step(a if isinstance(a, int) else a.astype(float))
         if step % every == 0:
-            frame = Image.fromarray(np.asarray(env.render()))
+            frame = Image.fromarray(env.render())
             frames.append(frame.resize((frame.width // 2, frame.height // 2)).quantize(32))
         if terminated:
             break
