@@ -1,10 +1,9 @@
 """A3C with continuous actions: learns to swing up Pendulum-v1. Run: python continuous_A3C.py
 
-Mnih et al. 2016, "Asynchronous Methods for Deep Reinforcement Learning", Algorithm S3. From n steps
-of a worker, with R = 0 after a terminal state and R = V(s_n) after any other:
+Mnih et al. 2016, "Asynchronous Methods for Deep Reinforcement Learning", Algorithm S3:
 
-    R_i  = r_i + GAMMA r_{i+1} + ... + GAMMA^(n-i) R      the n-step return
-    A_i  = R_i - V(s_i)                                   the advantage, a constant to the actor
+    R_i  = r_i + GAMMA r_{i+1} + ... + GAMMA^(n-i) R    R = 0 if s_n is terminal, V(s_n) if not
+    A_i  = R_i - V(s_i)                                 the advantage, a constant to the actor
     loss = sum over i of  A_i^2 - log pi(a_i|s_i) A_i - ENTROPY_BETA H(pi(.|s_i))
 """
 
@@ -20,8 +19,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from shared_adam import SharedAdam
-from utils import check_constants, evaluate, make_env, run_workers, save_results
-from utils import push_and_pull, record, set_init, v_wrap
+from utils import check_constants, evaluate, follow_parent, make_env, run_workers
+from utils import push_and_pull, record, save_results, set_init, v_wrap
 
 ENV_NAME = "Pendulum-v1"
 UPDATE_GLOBAL_ITER = 5  # n, the steps between two updates
@@ -31,14 +30,13 @@ LR = 2e-4  # learning rate of Adam
 BETAS = (0.92, 0.999)  # decay rates of Adam's two averages
 ENTROPY_BETA = 0.005  # weight of the entropy bonus
 MAX_GRAD_NORM = None  # 40 clips the gradient to that L2 norm
-N_WORKERS = mp.cpu_count()  # processes, best one a core
+N_WORKERS = mp.cpu_count()  # processes, ideally one for each core
 SEED = 0  # of all random numbers
 RENDER = False  # True: worker w00 shows its environment
-env = make_env(gym, ENV_NAME, gym.spaces.Box)
+env = make_env(gym.make, ENV_NAME, gym.spaces.Box)
 N_S, N_A = env.observation_space.shape[0], env.action_space.shape[0]
-A_LOW, A_HIGH = env.action_space.low, env.action_space.high
-if RENDER:  # gym's Pendulum can't draw the torque as float32
-    A_LOW, A_HIGH = A_LOW.astype(float), A_HIGH.astype(float)
+A_TYPE = "float64" if RENDER else "float32"  # gym's Pendulum can't draw a float32
+A_LOW, A_HIGH = env.action_space.low.astype(A_TYPE), env.action_space.high.astype(A_TYPE)
 A_MID, A_HALF = v_wrap((A_HIGH + A_LOW) / 2), v_wrap((A_HIGH - A_LOW) / 2)
 
 
@@ -55,28 +53,32 @@ class Net(nn.Module):
         set_init([self.pi1, self.pi2, self.v1, self.v2])
         self.distribution = torch.distributions.Normal
 
-    def actor(self, x):
-        mu, sigma = self.pi2(F.relu(self.pi1(x))).chunk(2, dim=1)
-        return A_MID + A_HALF * torch.tanh(mu), A_HALF * (F.softplus(sigma) + 1e-3)
-
     def forward(self, x):
+        pi1 = F.relu(self.pi1(x))
+        mu, sigma = self.pi2(pi1).chunk(2, dim=1)
+        mu = A_MID + A_HALF * torch.tanh(mu)
+        sigma = A_HALF * (F.softplus(sigma) + 1e-3)
         v1 = F.relu(self.v1(x))
         values = self.v2(v1)
-        return *self.actor(x), values
+        return mu, sigma, values
 
+    @torch.no_grad()
     def choose_action(self, s, greedy=False):
         """Draw an action, an array (a_dim,), for one state (1, s_dim); greedy: take mu."""
-        with torch.no_grad():  # actor alone, and normal(): a third of the time of Normal
-            mu, sigma = self.actor(s)
-            return (mu if greedy else torch.normal(mu, sigma))[0].numpy()
+        mu, sigma, _ = self.forward(s)
+        if greedy:
+            return mu[0].numpy()
+        return (mu + sigma * torch.randn_like(mu))[0].numpy()  # a fifth of the time of sample()
 
     def loss_func(self, s, a, v_t):
-        """Return the scalar loss of states (n, s_dim), actions (n, a_dim) and returns (n, 1)."""
+        """Return the scalar loss of states (n, s_dim), their actions and returns (n, 1)."""
         mu, sigma, values = self.forward(s)
-        td = (v_t - values).detach()  # advantage
-        c_loss = F.mse_loss(values, v_t, reduction="sum")
-        m = self.distribution(mu, sigma, validate_args=False)  # validation costs a tenth
-        a_loss = -(m.log_prob(a) * td).sum()
+        if values.shape != v_t.shape:
+            raise ValueError(f"Values {values.shape}, returns {v_t.shape}: give states (n, s_dim).")
+        td = (v_t - values).detach()  # the advantage
+        c_loss = F.mse_loss(values, v_t, reduction="sum")  # S3 line 17
+        m = self.distribution(mu, sigma, validate_args=False)
+        a_loss = -(m.log_prob(a) * td).sum()  # S3 line 16
         entropy = m.entropy().sum()
         return c_loss + a_loss - ENTROPY_BETA * entropy
 
@@ -92,47 +94,51 @@ class Worker(mp.Process):
         self.seed = torch.randint(2**31, ()).item()  # its own: a fork copies the generators
 
     def run(self):
+        follow_parent()
         torch.manual_seed(self.seed)
-        env = make_env(gym, ENV_NAME, gym.spaces.Box, RENDER and self.name == "w00")
+        env = make_env(gym.make, ENV_NAME, gym.spaces.Box, RENDER and self.name == "w00")
         env.reset(seed=self.seed)
-        gnet, opt, lnet = self.gnet, self.opt, Net(N_S, N_A)  # lnet: local network
-        lnet.load_state_dict(gnet.state_dict())
-        r_max = 1e-8  # the largest reward so far, either sign
+        gnet, opt = self.gnet, self.opt
+        lnet = Net(N_S, N_A)  # the local network
+        lnet.load_state_dict(gnet.state_dict())  # S3 line 4
+        r_max = 1e-8  # the largest reward so far, of either sign
         while self.g_ep.value < MAX_EP:
             s, _ = env.reset()
             buffer_s, buffer_a, buffer_r = [], [], []
             ep_r = 0.0
             while True:
-                a = lnet.choose_action(v_wrap(s[None, :]))
-                s_, r, terminated, truncated, _ = env.step(a.clip(A_LOW, A_HIGH))
+                a = lnet.choose_action(v_wrap(s[None, :]))  # S3 line 8
+                s_, r, terminated, truncated, _ = env.step(a.clip(A_LOW, A_HIGH))  # S3 line 9
                 ep_r += r
+                r_max = max(r_max, abs(r))
                 buffer_s.append(s)
                 buffer_a.append(a)
-                r_max = max(r_max, abs(r))  # learn from rewards within -1 and 1
-                buffer_r.append(r / r_max)
+                buffer_r.append(r / r_max)  # learn from rewards within -1 and 1
+                # S3 line 12; a time limit (truncated) ends the episode, but is not terminal.
                 if terminated or truncated or len(buffer_s) >= UPDATE_GLOBAL_ITER:
                     self.n_steps.value += len(buffer_s)
-                    steps = s_, buffer_s, buffer_a, buffer_r
-                    push_and_pull(opt, lnet, gnet, terminated, *steps, GAMMA, MAX_GRAD_NORM)
+                    push_and_pull(opt, lnet, gnet, terminated, s_, buffer_s, buffer_a, buffer_r,
+                                  GAMMA, max_grad_norm=MAX_GRAD_NORM)  # fmt: skip
                     buffer_s, buffer_a, buffer_r = [], [], []
                     if terminated or truncated:
                         break
                 s = s_
-            record(self.g_ep, self.g_ep_r, ep_r, self.res_queue, self.name)
+            record(self.g_ep, self.g_ep_r, ep_r, self.res_queue, self.name)  # S3 line 11
 
 
 if __name__ == "__main__":
-    check_constants(globals())
+    title = check_constants(UPDATE_GLOBAL_ITER, GAMMA, MAX_EP, LR, BETAS, ENTROPY_BETA,
+                            MAX_GRAD_NORM, N_WORKERS, SEED, RENDER)  # fmt: skip
     torch.manual_seed(SEED)
-    gnet = Net(N_S, N_A).share_memory()  # global network
-    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # global optimizer
+    gnet = Net(N_S, N_A).share_memory()  # the global network
+    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # the global optimizer
     global_ep, global_ep_r, res_queue = mp.Value("i", 0), mp.Value("d", 0.0), mp.SimpleQueue()
     workers = [Worker(gnet, opt, global_ep, global_ep_r, res_queue, i) for i in range(N_WORKERS)]
     res, seconds, failure = run_workers(workers, res_queue)
-    saved = save_results(gnet, res, globals(), env.spec.reward_threshold)
+    saved = save_results(gnet, res, ENV_NAME, title, env.spec.reward_threshold)
     speed = sum(w.n_steps.value for w in workers) / seconds
     print(f"{len(res)} episodes in {seconds:.1f} s, {speed:.0f} env steps/s")
     if failure is None:
         print(f"Greedy policy: mean return {evaluate(gnet, env, SEED):.1f} over 10 episodes")
         plt.show()
-    raise SystemExit(failure or not saved)
+    raise SystemExit(failure or int(not saved))

@@ -1,18 +1,16 @@
 """A3C with discrete actions: learns to balance CartPole-v0. Run: python discrete_A3C.py
 
-Mnih et al. 2016, "Asynchronous Methods for Deep Reinforcement Learning", Algorithm S3. From n steps
-of a worker, with R = 0 after a terminal state and R = V(s_n) after any other:
+Mnih et al. 2016, "Asynchronous Methods for Deep Reinforcement Learning", Algorithm S3:
 
-    R_i  = r_i + GAMMA r_{i+1} + ... + GAMMA^(n-i) R      the n-step return
-    A_i  = R_i - V(s_i)                                   the advantage, a constant to the actor
+    R_i  = r_i + GAMMA r_{i+1} + ... + GAMMA^(n-i) R    R = 0 if s_n is terminal, V(s_n) if not
+    A_i  = R_i - V(s_i)                                 the advantage, a constant to the actor
     loss = sum over i of  A_i^2 - log pi(a_i|s_i) A_i - ENTROPY_BETA H(pi(.|s_i))
 """
 
 import os
+import random
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: later it does nothing
-
-import random
 
 import gym
 import matplotlib.pyplot as plt
@@ -22,8 +20,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from shared_adam import SharedAdam
-from utils import check_constants, evaluate, make_env, run_workers, save_results
-from utils import push_and_pull, record, set_init, v_wrap
+from utils import check_constants, evaluate, follow_parent, make_env, run_workers
+from utils import push_and_pull, record, save_results, set_init, v_wrap
 
 ENV_NAME = "CartPole-v0"
 UPDATE_GLOBAL_ITER = 5  # n, the steps between two updates
@@ -33,10 +31,11 @@ LR = 1e-4  # learning rate of Adam
 BETAS = (0.92, 0.999)  # decay rates of Adam's two averages
 ENTROPY_BETA = 0.01  # weight of the entropy bonus
 MAX_GRAD_NORM = None  # 40 clips the gradient to that L2 norm
-N_WORKERS = mp.cpu_count()  # processes, best one a core
+N_WORKERS = mp.cpu_count()  # processes, ideally one for each core
 SEED = 0  # of all random numbers
 RENDER = False  # True: worker w00 shows its environment
-env = make_env(gym, ENV_NAME, gym.spaces.Discrete)
+FALL_REWARD = -1.0 if "CartPole" in ENV_NAME else None  # to learn from: CartPole pays 1 for a fall
+env = make_env(gym.make, ENV_NAME, gym.spaces.Discrete)
 N_S, N_A = env.observation_space.shape[0], int(env.action_space.n)
 
 
@@ -60,20 +59,26 @@ class Net(nn.Module):
         values = self.v2(v1)
         return logits, values
 
+    @torch.no_grad()
     def choose_action(self, s, greedy=False):
         """Draw an action, an int, for one state (1, s_dim); greedy: take the likeliest."""
-        with torch.no_grad():  # actor alone, and choices(): a fifth of the time of Categorical
-            prob = F.softmax(self.pi2(F.relu(self.pi1(s))), dim=1).tolist()[0]
-        return prob.index(max(prob)) if greedy else random.choices(range(self.a_dim), prob)[0]
+        logits, _ = self.forward(s)
+        if greedy:
+            return logits.argmax().item()
+        probs = F.softmax(logits, dim=1).tolist()[0]
+        return random.choices(range(self.a_dim), probs)[0]  # a tenth of the time of sample()
 
     def loss_func(self, s, a, v_t):
-        """Return the scalar loss of states (n, s_dim), actions (n,) and returns (n, 1)."""
+        """Return the scalar loss of states (n, s_dim), their actions and returns (n, 1)."""
         logits, values = self.forward(s)
-        td = (v_t - values).detach()  # advantage
-        c_loss = F.mse_loss(values, v_t, reduction="sum")
-        log_pi = F.log_softmax(logits, dim=1)  # by hand: two thirds of the time of Categorical
-        a_loss = F.nll_loss(log_pi * td, a, reduction="sum")  # of -log pi(a|s) A
-        entropy = -(log_pi.exp() * log_pi).sum()
+        if values.shape != v_t.shape:
+            raise ValueError(f"Values {values.shape}, returns {v_t.shape}: give states (n, s_dim).")
+        td = (v_t - values).detach()  # the advantage
+        c_loss = F.mse_loss(values, v_t, reduction="sum")  # S3 line 17
+        m = self.distribution(logits=logits, validate_args=False)
+        # m.logits are log pi(.|s): 10% more steps/s than with m.log_prob(a) and m.entropy().
+        a_loss = F.nll_loss(m.logits * td, a, reduction="sum")  # S3 line 16
+        entropy = -(m.logits.exp() * m.logits).sum()
         return c_loss + a_loss - ENTROPY_BETA * entropy
 
 
@@ -88,47 +93,52 @@ class Worker(mp.Process):
         self.seed = torch.randint(2**31, ()).item()  # its own: a fork copies the generators
 
     def run(self):
+        follow_parent()
         torch.manual_seed(self.seed)
         random.seed(self.seed)
-        env = make_env(gym, ENV_NAME, gym.spaces.Discrete, RENDER and self.name == "w00")
+        env = make_env(gym.make, ENV_NAME, gym.spaces.Discrete, RENDER and self.name == "w00")
         env.reset(seed=self.seed)
-        gnet, opt, lnet = self.gnet, self.opt, Net(N_S, N_A)  # lnet: local network
-        lnet.load_state_dict(gnet.state_dict())
+        gnet, opt = self.gnet, self.opt
+        lnet = Net(N_S, N_A)  # the local network
+        lnet.load_state_dict(gnet.state_dict())  # S3 line 4
         while self.g_ep.value < MAX_EP:
             s, _ = env.reset()
             buffer_s, buffer_a, buffer_r = [], [], []
             ep_r = 0.0
             while True:
-                a = lnet.choose_action(v_wrap(s[None, :]))
-                s_, r, terminated, truncated, _ = env.step(a)
+                a = lnet.choose_action(v_wrap(s[None, :]))  # S3 line 8
+                s_, r, terminated, truncated, _ = env.step(a)  # S3 line 9
                 ep_r += r
+                if terminated and FALL_REWARD is not None:
+                    r = FALL_REWARD
                 buffer_s.append(s)
                 buffer_a.append(a)
-                # CartPole pays 1 for the fall too: learn from -1 there
-                buffer_r.append(-1.0 if terminated and "CartPole" in ENV_NAME else r)
+                buffer_r.append(r)
+                # S3 line 12; a time limit (truncated) ends the episode, but is not terminal.
                 if terminated or truncated or len(buffer_s) >= UPDATE_GLOBAL_ITER:
                     self.n_steps.value += len(buffer_s)
-                    steps = s_, buffer_s, buffer_a, buffer_r
-                    push_and_pull(opt, lnet, gnet, terminated, *steps, GAMMA, MAX_GRAD_NORM)
+                    push_and_pull(opt, lnet, gnet, terminated, s_, buffer_s, buffer_a, buffer_r,
+                                  GAMMA, max_grad_norm=MAX_GRAD_NORM)  # fmt: skip
                     buffer_s, buffer_a, buffer_r = [], [], []
                     if terminated or truncated:
                         break
                 s = s_
-            record(self.g_ep, self.g_ep_r, ep_r, self.res_queue, self.name)
+            record(self.g_ep, self.g_ep_r, ep_r, self.res_queue, self.name)  # S3 line 11
 
 
 if __name__ == "__main__":
-    check_constants(globals())
+    title = check_constants(UPDATE_GLOBAL_ITER, GAMMA, MAX_EP, LR, BETAS, ENTROPY_BETA,
+                            MAX_GRAD_NORM, N_WORKERS, SEED, RENDER)  # fmt: skip
     torch.manual_seed(SEED)
-    gnet = Net(N_S, N_A).share_memory()  # global network
-    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # global optimizer
+    gnet = Net(N_S, N_A).share_memory()  # the global network
+    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # the global optimizer
     global_ep, global_ep_r, res_queue = mp.Value("i", 0), mp.Value("d", 0.0), mp.SimpleQueue()
     workers = [Worker(gnet, opt, global_ep, global_ep_r, res_queue, i) for i in range(N_WORKERS)]
     res, seconds, failure = run_workers(workers, res_queue)
-    saved = save_results(gnet, res, globals(), env.spec.reward_threshold)
+    saved = save_results(gnet, res, ENV_NAME, title, env.spec.reward_threshold)
     speed = sum(w.n_steps.value for w in workers) / seconds
     print(f"{len(res)} episodes in {seconds:.1f} s, {speed:.0f} env steps/s")
     if failure is None:
         print(f"Greedy policy: mean return {evaluate(gnet, env, SEED):.1f} over 10 episodes")
         plt.show()
-    raise SystemExit(failure or not saved)
+    raise SystemExit(failure or int(not saved))

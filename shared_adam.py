@@ -4,11 +4,7 @@ import torch
 
 
 class SharedAdam(torch.optim.Adam):
-    """Adam with all of its state (`step`, `exp_avg`, `exp_avg_sq`) in shared memory.
-
-    Make it in the parent and hand it to the workers, who update it without locks (Hogwild). `step`
-    counts the updates of all of them, as bias correction needs it. Options as torch.optim.Adam's.
-    """
+    """Adam whose whole state all workers share, without locks; options as torch.optim.Adam's."""
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0):
         # fused: all parameters in one call, a third of the default's time.
@@ -16,7 +12,7 @@ class SharedAdam(torch.optim.Adam):
         for group in self.param_groups:
             for p in group["params"]:
                 state = self.state[p]
-                state["step"] = torch.tensor(0.0).share_memory_()
+                state["step"] = torch.tensor(0.0).share_memory_()  # counts all workers' updates
                 state["exp_avg"] = torch.zeros_like(p.data).share_memory_()
                 state["exp_avg_sq"] = torch.zeros_like(p.data).share_memory_()
 
