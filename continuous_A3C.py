@@ -79,8 +79,7 @@ class Net(nn.Module):
         c_loss = F.mse_loss(values, v_t, reduction="sum")  # S3 line 17
         m = self.distribution(mu, sigma, validate_args=False)
         a_loss = -(m.log_prob(a) * td).sum()  # S3 line 16
-        entropy = m.entropy().sum()
-        return c_loss + a_loss - ENTROPY_BETA * entropy
+        return c_loss + a_loss - ENTROPY_BETA * m.entropy().sum()
 
 
 class Worker(mp.Process):

@@ -76,8 +76,8 @@ class Net(nn.Module):
         td = (v_t - values).detach()  # the advantage
         c_loss = F.mse_loss(values, v_t, reduction="sum")  # S3 line 17
         m = self.distribution(logits=logits, validate_args=False)
-        # m.logits are log pi(.|s): 10% more steps/s than with m.log_prob(a) and m.entropy().
-        a_loss = F.nll_loss(m.logits * td, a, reduction="sum")  # S3 line 16
+        # S3 line 16 with m.logits, log pi(.|s): 10% more steps/s than with m.log_prob(a).
+        a_loss = F.nll_loss(m.logits * td, a, reduction="sum")
         entropy = -(m.logits.exp() * m.logits).sum()
         return c_loss + a_loss - ENTROPY_BETA * entropy
 

@@ -7,8 +7,7 @@ class SharedAdam(torch.optim.Adam):
     """Adam whose whole state all workers share, without locks; options as torch.optim.Adam's."""
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0):
-        # fused: all parameters in one call, a third of the default's time.
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
+        super().__init__(params, lr, betas, eps, weight_decay, fused=True)  # a third of the time
         for group in self.param_groups:
             for p in group["params"]:
                 state = self.state[p]

@@ -16,7 +16,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.multiprocessing as mp
-from torch import nn
 
 warnings.filterwarnings("ignore", message=".*(is out of date|non-interactive)")  # gym, plt.show()
 
@@ -29,8 +28,8 @@ def v_wrap(np_array, dtype=np.float32):
 def set_init(layers):
     """Draw the weights of `layers` from N(0, 0.1), 0.1 the standard deviation; biases are 0."""
     for layer in layers:
-        nn.init.normal_(layer.weight, mean=0.0, std=0.1)
-        nn.init.constant_(layer.bias, 0.0)
+        torch.nn.init.normal_(layer.weight, mean=0.0, std=0.1)
+        torch.nn.init.constant_(layer.bias, 0.0)
 
 
 def push_and_pull(opt, lnet, gnet, done, s_, bs, ba, br, gamma, *, max_grad_norm=None):
@@ -44,10 +43,8 @@ def push_and_pull(opt, lnet, gnet, done, s_, bs, ba, br, gamma, *, max_grad_norm
     """
     if max_grad_norm is not None and not max_grad_norm > 0:
         raise ValueError(f"max_grad_norm = {max_grad_norm!r}: use a number above 0, or None.")
-    v_s_ = 0.0  # S3 line 13
-    if not done:
-        with torch.no_grad():
-            v_s_ = lnet(v_wrap(np.asarray(s_)[None]))[-1].item()
+    with torch.no_grad():
+        v_s_ = 0.0 if done else lnet(v_wrap(np.asarray(s_)[None]))[-1].item()  # S3 line 13
     buffer_v_target = []
     for r in reversed(br):  # S3 lines 14 and 15
         v_s_ = r + gamma * v_s_
@@ -67,7 +64,7 @@ def push_and_pull(opt, lnet, gnet, done, s_, bs, ba, br, gamma, *, max_grad_norm
     local_params = list(lnet.parameters())
     global_params = list(gnet.parameters())
     if max_grad_norm is not None:
-        nn.utils.clip_grad_norm_(local_params, max_grad_norm, error_if_nonfinite=True)
+        torch.nn.utils.clip_grad_norm_(local_params, max_grad_norm, error_if_nonfinite=True)
     for lp, gp in zip(local_params, global_params):
         gp.grad = lp.grad
     opt.step()  # S3 line 19
@@ -114,10 +111,7 @@ def check_constants(n, gamma, max_ep, lr, betas, entropy_beta, clip, n_workers, 
 
 
 def make_env(make, env_name, space, render=False):
-    """Return make(env_name), with `make` gym.make, or exit with a sentence if it does not fit.
-
-    `space` is the class that its actions must have: gym.spaces.Discrete or gym.spaces.Box.
-    """
+    """Return gym's `make(env_name)`, or exit with a sentence if its actions are not of `space`."""
     try:
         env = make(env_name, render_mode="human" if render else None, disable_env_checker=True)
     except Exception as error:
@@ -135,15 +129,15 @@ def make_env(make, env_name, space, render=False):
 
 def follow_parent():
     """Leave Ctrl-C to the parent, and end when it ends: the first line of a worker's `run`."""
+
+    def end_with_parent():
+        mp.parent_process().join()
+        os._exit(1)
+
     if mp.parent_process() is not None:  # run() may be called without a process of its own
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=end_with_parent, daemon=True).start()
         torch.set_num_threads(1)  # for a notebook, where torch comes before OMP_NUM_THREADS
-
-
-def end_with_parent():
-    mp.parent_process().join()
-    os._exit(1)
 
 
 def run_workers(workers, res_queue):
@@ -160,7 +154,6 @@ def run_workers(workers, res_queue):
     def interrupt(signum, frame):
         nonlocal failure
         failure = 130
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C leaves at once
 
     def gather():
         while running or not res_queue.empty():
@@ -187,23 +180,22 @@ def run_workers(workers, res_queue):
                 worker.kill()
                 worker.join()
         running = False
-        if failure != 130:
-            signal.signal(signal.SIGINT, previous)
+        # A second Ctrl-C leaves at once.
+        signal.signal(signal.SIGINT, signal.SIG_DFL if failure == 130 else previous)
     reader.join(timeout=2)
     return [r for r in results if r is not None], time.perf_counter() - begin, failure
 
 
 def start(workers):
     """Start `workers`. Ctrl-C waits until all have started, so that it meets none half-way."""
-    set_mask = getattr(signal, "pthread_sigmask", None)  # Windows has none
-    if set_mask is not None:
-        set_mask(signal.SIG_BLOCK, [signal.SIGINT])
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         for worker in workers:
             worker.start()
     finally:
-        if set_mask is not None:
-            set_mask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
 def evaluate(net, env, seed, episodes=10, max_steps=10_000):
