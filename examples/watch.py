@@ -18,6 +18,7 @@ from utils import v_wrap
 
 WEIGHTS = "results/CartPole-v0.pt"  # as the run printed it
 EPISODES = 3
+MAX_STEPS = 10_000  # of an episode
 SEED = 1  # of the environment
 
 
@@ -49,17 +50,18 @@ def load(net, path):
 
 
 def play(net, env, seed=None):
-    """Play one episode with the greedy policy of `net`; return its return."""
+    """Play one episode with the greedy policy of `net`; return the sum of its rewards."""
     total = 0.0
     s, _ = env.reset(seed=seed)
-    while True:
+    for _ in range(MAX_STEPS):
         a = net.choose_action(v_wrap(s[None]), greedy=True)
         if isinstance(a, np.ndarray):
             a = a.astype("float64")  # gym's Pendulum can't draw a float32
         s, r, terminated, truncated, _ = env.step(a)
         total += r
         if terminated or truncated:
-            return total
+            break
+    return total
 
 
 if __name__ == "__main__":

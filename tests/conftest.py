@@ -5,18 +5,14 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
 import re
-import shutil
 import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import gym
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from experiments import copies
 
 
 class CountingEnv:
@@ -27,8 +23,11 @@ class CountingEnv:
     action_space = gym.spaces.Discrete(2)
 
     def __init__(self, length=7, truncates=False):
-        self.length, self.truncates, self.t = length, truncates, 0
-        self.seeds, self.actions = [], []
+        self.length = length
+        self.truncates = truncates
+        self.t = 0
+        self.seeds = []
+        self.actions = []
 
     def reset(self, seed=None):
         self.seeds.append(seed)
@@ -45,45 +44,34 @@ class CountingEnv:
         return self.observe(), 1.0, ended and not self.truncates, ended and self.truncates, {}
 
 
-class Copy:
-    """The four files in a folder of their own, with constants edited as a user edits them."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        for name in ("discrete_A3C.py", "continuous_A3C.py", "utils.py", "shared_adam.py"):
-            shutil.copy(ROOT / name, folder)
-
-    def edit(self, script, pattern, replacement):
-        path = self.folder / script
-        text, n = re.subn(pattern, lambda _: replacement, path.read_text(), flags=re.MULTILINE)
-        assert n, f"{script} has no line like {pattern}"
-        path.write_text(text)
+class Copy(copies.Copy):
+    """A copy of the collection to prepare and to run."""
 
     def prepare(self, script, start_method=None, gymnasium=False, **constants):
-        for name, value in constants.items():
-            self.edit(script, rf"^{name} = .*$", f"{name} = {value!r}")
+        self.set_constants(script, constants)
         if gymnasium:
-            self.edit(script, r"^import gym$", "import gymnasium as gym")
-        if start_method:
+            self.change(script, "import gym\n", "import gymnasium as gym\n")
+        if start_method is not None:
             main = 'if __name__ == "__main__":\n'
-            self.edit(script, main, f'{main}    mp.set_start_method("{start_method}")\n')
-
-    def environment(self):
-        variables = {"DISPLAY", "OMP_NUM_THREADS", "MPLBACKEND", "PYTHONUNBUFFERED"}
-        return {name: value for name, value in os.environ.items() if name not in variables}
+            self.change(script, main, f'{main}    mp.set_start_method("{start_method}")\n')
 
     def run(self, script, start_method=None, gymnasium=False, environ=(), timeout=55, **constants):
+        """Run the prepared `script`, a file at the top, to its end; return code, stdout, stderr."""
         self.prepare(script, start_method, gymnasium, **constants)
-        return subprocess.run(
-            [sys.executable, script],
-            cwd=self.folder,
-            env={**self.environment(), **dict(environ)},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+        return self.run_python(script, environ=environ, timeout=timeout)
+
+    def run_python(self, *arguments, environ=(), timeout=55):
+        """Run `python arguments` in the folder to its end; return code, stdout and stderr."""
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = self.start(*arguments, environ=environ, **pipes)
+        try:
+            stdout, stderr = process.communicate(timeout=timeout)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
 
     def saved(self):
+        """Return the names of the files in results/."""
         return sorted(path.name for path in (self.folder / "results").iterdir())
 
 
@@ -96,6 +84,6 @@ def episodes(stdout):
     """Return the moving averages of the episode lines in `stdout`, checked for form and order."""
     lines = [line for line in stdout.splitlines() if " Ep: " in line]
     found = [re.fullmatch(r"w\d\d Ep: (\d+) \| Ep_r: (-?\d+)", line) for line in lines]
-    assert all(found), [line for line, match in zip(lines, found) if not match]
+    assert all(found), lines
     assert [int(match[1]) for match in found] == list(range(1, len(lines) + 1))
     return [int(match[2]) for match in found]
