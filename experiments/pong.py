@@ -1,0 +1,221 @@
+"""Learn Pong with several seeds, and draw the curves. Run: python -m experiments.pong
+
+Each run is examples/pong.py in a copy of its own, with other constants or lines. What it prints is
+kept in pong.json with the time, its weights in results/; a run that is there already is not run
+again. A run takes half an hour on 2 cores, and its seconds count only with nothing beside: Ctrl-Z
+pauses the runs, and their clock. At the end it prints the table of experiments/README.md and draws
+pong.png and pong.gif. Needs Linux, gymnasium and ale-py.
+"""
+
+import json
+import re
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from PIL import Image
+
+from examples import pong
+from experiments.copies import ROOT, Copy
+from experiments.speed import memory
+from utils import v_wrap
+
+DATA = Path(__file__).with_name("pong.json")
+FIGURE = Path(__file__).with_name("pong.png")
+ANIMATION = Path(__file__).with_name("pong.gif")
+GAMES = 100  # averaged
+STARTS = range(20)  # no-ops before a greedy game: nothing else in it is random
+
+# What matters: each row leaves one thing out, by lines of examples/pong.py that change (old, new).
+BRIGHT = [
+    (
+        "(screen[34:194:2, ::2].astype(np.float32) - 87) / 149",
+        "screen[34:194:2, ::2].astype(np.float32) / 255",
+    )
+]
+WIDE = [
+    (
+        "        nn.init.normal_(self.pi.weight, std=0.01)",
+        "        set_init([self.conv1, self.conv2, self.fc, self.v])\n"
+        "        nn.init.normal_(self.pi.weight, std=0.1)",
+    ),
+    ("save_results, v_wrap", "save_results, set_init, v_wrap"),
+]
+TWO_TRUNKS = [
+    (
+        "        self.pi = nn.Linear(256, a_dim)\n",
+        "        self.pi = nn.Linear(256, a_dim)\n"
+        "        self.conv3 = nn.Conv2d(s_dim[0], 16, 8, stride=4)\n"
+        "        self.conv4 = nn.Conv2d(16, 32, 4, stride=2)\n"
+        "        self.fc2 = nn.Linear(32 * 8 * 8, 256)\n",
+    ),
+    (
+        "        x = F.relu(self.conv1(x))\n",
+        "        y = F.relu(self.conv4(F.relu(self.conv3(x))))\n"
+        "        y = F.relu(self.fc2(y.flatten(1)))\n"
+        "        x = F.relu(self.conv1(x))\n",
+    ),
+    ("self.v(x)", "self.v(y)"),
+]
+SHIPPED = [f"as shipped, seed {seed}" for seed in range(3)]
+RUNS = {name: ({"SEED": seed}, []) for seed, name in enumerate(SHIPPED)}  # constants, lines
+RUNS["not centred: from 0 to 1"] = ({"MAX_EP": 1000}, BRIGHT)
+RUNS["all weights from N(0, 0.1)"] = ({"MAX_EP": 1000}, WIDE)
+RUNS["two trunks"] = ({"MAX_EP": 1000}, TWO_TRUNKS)
+RUNS["LR = 1e-4"] = ({"MAX_EP": 1000, "LR": 1e-4}, [])
+
+
+class Clock:
+    """Seconds since the start, without those in which the process was stopped."""
+
+    def __init__(self):
+        self.seconds = 0.0
+        threading.Thread(target=self.tick, daemon=True).start()
+
+    def tick(self):
+        before = time.monotonic()
+        while True:
+            time.sleep(0.05)
+            now = time.monotonic()
+            self.seconds += min(now - before, 1.0)
+            before = now
+
+
+def weights_file(name):
+    return ROOT / "results" / f"{name}.pt"
+
+
+def run(name, constants, lines):
+    """Run examples/pong.py with other `constants` and `lines`; return its games, with times."""
+    copy = Copy(tempfile.mkdtemp(prefix="pong-"))
+    copy.set_constants("examples/pong.py", constants)
+    for old, new in lines:
+        copy.change("examples/pong.py", old, new)
+    # The return itself beside the moving average, which is rounded.
+    copy.change("utils.py", "{global_ep_r.value:.0f}", "{global_ep_r.value:.0f} | {ep_r:.0f}")
+    process = copy.start("-m", "examples.pong", stdout=subprocess.PIPE)
+    clock = Clock()
+    games = []
+    steps = []
+    peak = 0.0
+    for line in process.stdout:
+        game = re.match(r"w\d\d Ep: \d+ \| Ep_r: -?\d+ \| (-?\d+)$", line)
+        progress = re.match(r"(\d+) env steps in", line)
+        if game:
+            games.append([round(clock.seconds, 1), int(game[1])])
+        if progress:
+            steps.append([round(clock.seconds, 1), int(progress[1])])
+            peak = max(peak, memory(process.pid))
+            mean = np.mean([r for _, r in games[-GAMES:]])
+            line = f"mean of {GAMES} games: {mean:.1f}, {line}"
+            print(f"{name}: game {len(games)}, {line}", end="", flush=True)
+    if process.wait() != 0:
+        raise SystemExit(f"{name} failed, see {copy.folder}")
+    weights_file(name).parent.mkdir(exist_ok=True)
+    weights_file(name).write_bytes((copy.folder / "results" / "ALE-Pong-v5.pt").read_bytes())
+    return {"constants": constants, "games": games, "steps": steps, "memory": round(peak)}
+
+
+def load(name):
+    net = pong.Net(pong.N_S, pong.N_A)
+    net.load_state_dict(torch.load(weights_file(name), weights_only=True))
+    return net
+
+
+def greedy_game(net, env, no_ops):
+    """Play one game with the likeliest actions after `no_ops` steps of doing nothing."""
+    s, _ = env.reset(seed=0)
+    total = 0.0
+    for _ in range(no_ops):
+        s, r, _, _, _ = env.step(0)
+        total += r
+    terminated = truncated = False
+    while not (terminated or truncated):
+        s, r, terminated, truncated, _ = env.step(net.choose_action(v_wrap(s[None]), greedy=True))
+        total += r
+    return total
+
+
+def means(games):
+    """Return the minute of each game from the hundredth on, and the mean of the last hundred."""
+    seconds, returns = np.array(games).T
+    return seconds[GAMES - 1 :] / 60, np.convolve(returns, np.ones(GAMES) / GAMES, "valid")
+
+
+def table(data):
+    """Return the table in Markdown."""
+    heads = ["run", f"minutes to a mean of 15 over {GAMES} games", "minutes", "games"]
+    heads += ["env steps, million", "mean of the last 100", "greedy, 20 games", "env steps/s", "MB"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, result in data.items():
+        minutes, averages = means(result["games"])
+        reached = np.flatnonzero(averages >= 15)
+        first = f"{minutes[reached[0]]:.1f}" if len(reached) else "-"
+        seconds, steps = result["steps"][-1]
+        scores = result.get("greedy")
+        greedy = f"{np.mean(scores):.1f} ({min(scores)} to {max(scores)})" if scores else "-"
+        cells = [name, first, f"{minutes[-1]:.1f}", str(len(result["games"]))]
+        cells += [f"{steps / 1e6:.2f}", f"{averages[-1]:.1f}"]
+        cells += [greedy, f"{steps / seconds:.0f}", str(result["memory"])]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(data):
+    """Draw the mean of the last hundred games over the minutes: as shipped, and what matters."""
+    fig, axes = plt.subplots(1, 2, figsize=(11, 4), sharex=True, sharey=True, layout="constrained")
+    for name, result in data.items():
+        if name in SHIPPED:
+            axes[0].plot(*means(result["games"]), label=name)
+            axes[1].plot(*means(result["games"]), color="silver")
+        else:
+            axes[1].plot(*means(result["games"]), label=name)
+    for ax in axes:
+        ax.axhline(15, color="gray", linestyle="--", linewidth=0.8)
+        ax.set(xlabel="Minutes on 2 cores", ylim=(-21.5, 21.5))
+        ax.legend()
+    axes[0].set_ylabel(f"Mean return of {GAMES} games")
+    fig.savefig(FIGURE, dpi=80)
+
+
+def animate(net, every=2):
+    """Save the last rally of the first point that the greedy policy wins, one frame in `every`."""
+    game = {"obs_type": "grayscale", "frameskip": 4, "repeat_action_probability": 0}
+    env = pong.gym.make(pong.ENV_NAME, render_mode="rgb_array", **game)
+    env = pong.stack_frames(env)
+    s, _ = env.reset(seed=0)
+    frames = []
+    r = 0.0
+    while r <= 0:
+        s, r, _, _, _ = env.step(net.choose_action(v_wrap(s[None]), greedy=True))
+        frames.append(Image.fromarray(env.render()).quantize(16))
+        if r < 0:
+            frames = []
+    shown = frames[-150::every]
+    milliseconds = 1000 * 4 * every // 60  # a step is four frames, 60 of them a second
+    shown[0].save(ANIMATION, save_all=True, append_images=shown[1:], duration=milliseconds, loop=0)
+    print(f"Saved {ANIMATION}, {ANIMATION.stat().st_size // 1000} kB")
+
+
+def main():
+    data = json.loads(DATA.read_text()) if DATA.exists() else {}
+    for name, (constants, lines) in RUNS.items():
+        if name not in data:
+            data[name] = run(name, constants, lines)
+        if name in SHIPPED and "greedy" not in data[name]:
+            net = load(name)
+            env = pong.make_env()
+            data[name]["greedy"] = [int(greedy_game(net, env, no_ops)) for no_ops in STARTS]
+        DATA.write_text(json.dumps(data, separators=(",", ":")) + "\n")
+    print(table(data))
+    draw(data)
+    animate(load(SHIPPED[0]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""Measure speed and memory, and the time to solve CartPole. Run: python -m experiments.speed
+
+Compares the two scripts with a bare environment, with stock parts and with Stable-Baselines3 where
+it is installed. Each contestant is a process of its own, and all take turns, round after round:
+what a machine does besides hits all alike. What was measured is kept in speed.json, so that a run
+that was stopped goes on; delete that file to measure again. Prints the tables of
+experiments/README.md. Takes half an hour on 2 cores. Needs Linux, for /proc.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from experiments import knobs
+from experiments.copies import ROOT, Copy
+
+ROUNDS = 9
+SECONDS = 4  # of a round, from the first episode on: the start of the workers is a small share
+SEEDS = range(10)  # of the runs until CartPole is solved
+BEFORE = None  # "/tmp/before": a folder with an earlier version of the four files, to compare with
+
+DATA = Path(__file__).with_name("speed.json")
+FILES = ("discrete_A3C.py", "continuous_A3C.py", "utils.py", "shared_adam.py")
+SCRIPTS = {"CartPole": "discrete_A3C.py", "Pendulum": "continuous_A3C.py"}
+SB3 = "Stable-Baselines3 A2C, 8 environments"
+SOLVING = {
+    "as shipped, 2 workers": {},
+    "the three tips, 2 workers": {**knobs.TIPS, "MAX_EP": 1000},
+}
+
+# Stock parts, as lines of the scripts that change (old, new): validated distributions, and value
+# head and autograd also to act. The other parts stand in stock.py.
+STOCK_IMPORTS = [
+    ("from shared_adam import SharedAdam\n", "from stock import SharedAdam, push_and_pull\n"),
+    ("from utils import push_and_pull, record", "from utils import record"),
+    ("    @torch.no_grad()\n", ""),
+]
+STOCK_LINES = {
+    "discrete_A3C.py": [
+        (
+            "        probs = F.softmax(logits, dim=1).tolist()[0]\n"
+            "        return random.choices(range(self.a_dim), probs)[0]",
+            "        probs = F.softmax(logits, dim=1).detach()\n"
+            "        return self.distribution(probs).sample().numpy()[0]",
+        ),
+        (
+            "        m = self.distribution(logits=logits, validate_args=False)\n",
+            "        m = self.distribution(F.softmax(logits, dim=1))\n",
+        ),
+        (
+            '        a_loss = F.nll_loss(m.logits * td, a, reduction="sum")\n'
+            "        entropy = -(m.logits.exp() * m.logits).sum()\n",
+            "        a_loss = -(m.log_prob(a) * td.squeeze(1)).sum()\n"
+            "        entropy = m.entropy().sum()\n",
+        ),
+    ],
+    "continuous_A3C.py": [
+        ("return mu[0].numpy()", "return mu[0].detach().numpy()"),
+        (
+            "        return (mu + sigma * torch.randn_like(mu))[0].numpy()",
+            "        m = self.distribution(mu.detach(), sigma.detach())\n"
+            "        return m.sample().numpy()[0]",
+        ),
+        (
+            "        m = self.distribution(mu, sigma, validate_args=False)\n",
+            "        m = self.distribution(mu, sigma)\n",
+        ),
+    ],
+}
+
+
+def shipped(folder, script):
+    """Return a copy of the collection in `folder`."""
+    return Copy(folder)
+
+
+def stock(folder, script):
+    """Return a copy whose `script` is put together from stock parts."""
+    copy = Copy(folder)
+    shutil.copy(Path(__file__).with_name("stock.py"), copy.folder)
+    for old, new in STOCK_IMPORTS + STOCK_LINES[script]:
+        copy.change(script, old, new)
+    return copy
+
+
+def before(folder, script):
+    """Return a copy with the four files of the folder BEFORE."""
+    copy = Copy(folder)
+    for name in FILES:
+        shutil.copy(Path(BEFORE) / name, copy.folder)
+    return copy
+
+
+def memory(pid):
+    """Return the MB that process `pid` and its children hold now; shared pages count once."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:  # it has just ended
+        return 0.0
+    own = re.search(r"^Pss: +(\d+) kB", text, re.MULTILINE)
+    if own is None:
+        return 0.0
+    return int(own[1]) / 1024 + sum(memory(child) for child in children)
+
+
+def run_script(script, prepare, n_workers):
+    """Run `script` of the copy that `prepare` makes until Ctrl-C; return steps/s and peak MB."""
+    with tempfile.TemporaryDirectory(prefix="speed-") as folder:
+        copy = prepare(folder, script)
+        copy.set_constants(script, {"MAX_EP": 10**9, "N_WORKERS": n_workers})
+        printed = copy.folder / "printed"
+        with open(printed, "w") as output:
+            process = copy.start(script, stdout=output, stderr=subprocess.STDOUT)
+        peak = 0.0
+        first = None
+        while process.poll() is None:
+            now = time.monotonic()
+            peak = max(peak, memory(process.pid))
+            if first is None and " Ep: 1 " in printed.read_text():
+                first = now
+            if first is not None and now - first >= SECONDS:
+                process.send_signal(signal.SIGINT)
+                process.wait()
+            time.sleep(0.1)
+        text = printed.read_text()
+    if process.returncode != 130:  # what follows Ctrl-C
+        raise SystemExit(f"{text[-2000:]}{script} ended with status {process.returncode}.")
+    return float(
+        re.search(r"^\d+ episodes in \S+ s, (\d+) env steps/s", text, re.MULTILINE)[1]
+    ), peak
+
+
+def run_module(name, *arguments):
+    """Run a module of experiments/; return the value that it prints, and its peak memory in MB."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    peak = 0.0
+    while process.poll() is None:
+        peak = max(peak, memory(process.pid))
+        time.sleep(0.1)
+    printed = process.stdout.read()
+    if process.returncode != 0:
+        raise SystemExit(f"python -m experiments.{name} ended with status {process.returncode}.")
+    return json.loads(printed.splitlines()[-1]), peak
+
+
+def solve_a3c(constants, seed):
+    result = knobs.train(constants, seed)
+    return {"solved": result["solved"], "seconds": result["seconds"]}
+
+
+def solve_sb3(seed):
+    result, _ = run_module("speed_sb3", "solve", seed)
+    return result
+
+
+def has_sb3():
+    return importlib.util.find_spec("stable_baselines3") is not None
+
+
+def speed_contestants():
+    """Return (name, function, its arguments) of what is timed in rounds."""
+    contestants = []
+    for env, script in SCRIPTS.items():
+        module = script.removesuffix(".py")
+        contestants += [
+            (f"{env}, environment alone", run_module, ("speed_bare", module, SECONDS)),
+            (f"{env}, 1 worker", run_script, (script, shipped, 1)),
+            (f"{env}, 2 workers", run_script, (script, shipped, 2)),
+            (f"{env}, 1 worker of stock parts", run_script, (script, stock, 1)),
+        ]
+        if BEFORE is not None:
+            contestants.append((f"{env}, 1 worker, before", run_script, (script, before, 1)))
+    if has_sb3():
+        contestants.append((f"CartPole, {SB3}", run_module, ("speed_sb3", "seconds", SECONDS)))
+    return contestants
+
+
+def solving_contestants():
+    """Return (name, function, its arguments but for the seed) of what solves CartPole."""
+    contestants = []
+    for name, constants in SOLVING.items():
+        contestants.append((name, solve_a3c, (constants,)))
+    if has_sb3():
+        contestants.append((SB3, solve_sb3, ()))
+    return contestants
+
+
+def speed_table(rounds):
+    """Return the table of {name: [(steps/s, MB), ...]}, and round by round the ratios, as text."""
+    number = max(len(results) for results in rounds.values())
+    lines = [f"Medians of {number} rounds, in turn:", ""]
+    lines += ["| contestant | env steps/s | peak memory, MB |", "|---|---|---|"]
+    for name, results in rounds.items():
+        rates, megabytes = zip(*results)
+        rate = statistics.median(rates)
+        lines.append(f"| {name} | {rate:.0f} | {statistics.median(megabytes):.0f} |")
+    lines.append("")
+    for env in SCRIPTS:
+        ours = rounds[f"{env}, 1 worker"]
+        for other, what in (
+            ("1 worker of stock parts", "stock parts"),
+            ("1 worker, before", "before"),
+        ):
+            if f"{env}, {other}" in rounds:
+                pairs = zip(ours, rounds[f"{env}, {other}"])
+                ratios = [our_rate / rate for (our_rate, _), (rate, _) in pairs]
+                spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+                lines.append(f"- {env}, 1 worker: {spread} times the steps/s of {what}")
+    return "\n".join(lines)
+
+
+def solving_table(runs):
+    """Return the table of {name: [{"solved": episodes or None, "seconds": ...}, ...]}."""
+    number = max(len(results) for results in runs.values())
+    lines = [f"Until CartPole-v0 is solved, medians of those of {number} seeds that solved it:", ""]
+    lines.append("| contestant | solved | episodes | seconds (fastest to slowest) |")
+    lines.append("|---|---|---|---|")
+    for name, results in runs.items():
+        solved = [run for run in results if run["solved"]]
+        cells = [name, f"{len(solved)} of {len(results)}", "-", "-"]
+        if solved:
+            seconds = [run["seconds"] for run in solved]
+            cells[2] = f"{statistics.median([run['solved'] for run in solved]):.0f}"
+            cells[3] = (
+                f"{statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})"
+            )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def table(data):
+    """Return what was measured in Markdown: two tables, and the ratios between them."""
+    return f"{speed_table(data['speed'])}\n\n{solving_table(data['solving'])}"
+
+
+def keep(data, kind, name, result):
+    data[kind].setdefault(name, []).append(result)
+    DATA.write_text(json.dumps(data, indent=1) + "\n")
+    print(f"{name}: {result}", flush=True)
+
+
+def main():
+    data = {"seconds of a round": SECONDS, "speed": {}, "solving": {}}
+    if DATA.exists():
+        data = json.loads(DATA.read_text())
+    for number in range(ROUNDS):
+        for name, function, arguments in speed_contestants():
+            if len(data["speed"].get(name, [])) == number:
+                rate, megabytes = function(*arguments)
+                keep(data, "speed", name, (round(rate, 1), round(megabytes, 1)))
+    for number, seed in enumerate(SEEDS):
+        for name, function, arguments in solving_contestants():
+            if len(data["solving"].get(name, [])) == number:
+                keep(data, "solving", name, function(*arguments, seed))
+    print(table(data))
+
+
+if __name__ == "__main__":
+    main()
