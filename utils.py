@@ -113,7 +113,7 @@ def check_constants(n, gamma, max_ep, lr, betas, entropy_beta, clip, n_workers, 
 def make_env(make, env_name, space, render=False):
     """Return gym's `make(env_name)`, or exit with a sentence if its actions are not of `space`."""
     try:
-        env = make(env_name, render_mode="human" if render else None, disable_env_checker=True)
+        env = make(str(env_name), render_mode="human" if render else None, disable_env_checker=True)
     except Exception as error:
         if not isinstance(error, ImportError) and "gym" not in type(error).__module__:
             raise

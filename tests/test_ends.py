@@ -1,7 +1,7 @@
 """What stands before and after the training: constants, environments, evaluation, files."""
 
+import os
 import sys
-from types import SimpleNamespace
 
 import gym
 import gymnasium
@@ -15,77 +15,107 @@ import discrete_A3C
 import utils
 from conftest import CountingEnv
 
-GOOD = {name: getattr(discrete_A3C, name) for name in dir(discrete_A3C) if name.isupper()}
+# The constants that are checked, as shipped, in the order of check_constants.
+SHIPPED = {
+    "UPDATE_GLOBAL_ITER": 5,
+    "GAMMA": 0.9,
+    "MAX_EP": 3000,
+    "LR": 1e-4,
+    "BETAS": (0.92, 0.999),
+    "ENTROPY_BETA": 0.01,
+    "MAX_GRAD_NORM": None,
+    "N_WORKERS": 2,
+    "SEED": 0,
+    "RENDER": False,
+}
+NAN = float("nan")
+INF = float("inf")
 
 
-def sentence(capsys, call, *args):
+def check(**changes):
+    constants = {**SHIPPED, **changes}
+    assert list(constants) == list(SHIPPED)
+    return utils.check_constants(*constants.values())
+
+
+def sentence(call, *args, **options):
     """Return the sentence with which `call` ends the program."""
     with pytest.raises(SystemExit) as error:
-        call(*args)
+        call(*args, **options)
     assert isinstance(error.value.code, str) and "\n" not in error.value.code
     return error.value.code
 
 
 @pytest.mark.parametrize(
-    "name, value",
+    "name, values",
     [
-        ("UPDATE_GLOBAL_ITER", 0),
-        ("UPDATE_GLOBAL_ITER", 2.5),
-        ("GAMMA", -0.1),
-        ("GAMMA", 1.01),
-        ("GAMMA", float("nan")),
-        ("MAX_EP", 0),
-        ("MAX_EP", "3000"),
-        ("LR", 0),
-        ("LR", -1e-4),
-        ("LR", None),
-        ("N_WORKERS", 0),
-        ("N_WORKERS", -1),
-        ("SEED", -1),
-        ("SEED", 2**70),
-        ("LR", float("inf")),
-        ("MAX_GRAD_NORM", 0),
-        ("MAX_GRAD_NORM", -1.0),
+        ("UPDATE_GLOBAL_ITER", [0, -1, 2.5, "5", None]),
+        ("GAMMA", [-0.1, 1.01, NAN, "0.9", None]),
+        ("MAX_EP", [0, 10.5, "3000"]),
+        ("LR", [0, -1e-4, 1.01, 1e12, INF, NAN, None, "1e-4"]),
+        ("BETAS", [(0.9,), (0.9, 0.99, 0.999), (0.9, 1.0), (-0.1, 0.9), (0.9, NAN)]),
+        ("BETAS", [0.9, None, "ab", (0.9, None), ("0.9", "0.99")]),
+        ("ENTROPY_BETA", [-0.01, NAN, INF, None, "0.01"]),
+        ("MAX_GRAD_NORM", [0, -1.0, NAN, "40"]),
+        ("N_WORKERS", [0, -1, 2.0]),
+        ("SEED", [-1, 2**70, 0.5, None]),
+        ("RENDER", [1, "yes", None]),
     ],
 )
-def test_a_constant_out_of_its_range_is_named(capsys, name, value):
-    said = sentence(capsys, utils.check_constants, {**GOOD, name: value})
-    assert said.startswith(f"{name} = {value!r}") and ": use any" in said
+def test_a_constant_that_cannot_work_is_named(name, values):
+    for value in values:
+        said = sentence(check, **{name: value})
+        assert said.startswith(f"{name} = {value!r}: use ")
 
 
 @pytest.mark.parametrize(
     "constants",
     [
-        {},
         {"UPDATE_GLOBAL_ITER": 1, "MAX_EP": 1, "N_WORKERS": 1},
-        {"GAMMA": 0},
-        {"GAMMA": 1, "LR": 1},
-        {"GAMMA": np.float64(0.5), "RENDER": True},
+        {"GAMMA": 0, "LR": 1e-12, "ENTROPY_BETA": 0},
+        {"GAMMA": 1, "LR": 1, "SEED": 2**63 - 1, "MAX_GRAD_NORM": INF},
+        {"GAMMA": np.float64(0.5), "UPDATE_GLOBAL_ITER": np.int64(5)},
+        {"BETAS": (0, 0.0)},
+        {"BETAS": [0.9, 0.99]},
+        {"RENDER": True},
     ],
 )
 def test_constants_at_the_ends_of_their_ranges_pass(constants):
-    assert utils.check_constants({**GOOD, **constants}) is None
+    check(**constants)
 
 
-def test_without_pygame_render_says_what_to_install(capsys, monkeypatch):
+def test_what_is_learned_with_comes_back_as_a_title():
+    assert check(GAMMA=0.5, MAX_GRAD_NORM=40) == (
+        "UPDATE_GLOBAL_ITER = 5, GAMMA = 0.5, LR = 0.0001, BETAS = (0.92, 0.999), "
+        "ENTROPY_BETA = 0.01, MAX_GRAD_NORM = 40, N_WORKERS = 2, SEED = 0"
+    )
+
+
+def test_without_pygame_render_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pygame", None)
-    assert "pip install pygame" in sentence(capsys, utils.check_constants, {**GOOD, "RENDER": True})
-    assert utils.check_constants(GOOD) is None
+    monkeypatch.setattr(utils, "find_spec", lambda name: None)
+    assert "pip install pygame" in sentence(check, RENDER=True)
+    check(RENDER=False)
 
 
 @pytest.mark.parametrize("module", [gym, gymnasium])
-def test_the_environments_of_the_scripts_are_made_in_silence(module, recwarn):
-    assert utils.make_env(module, "CartPole-v0", module.spaces.Discrete).action_space.n == 2
-    assert utils.make_env(module, "Pendulum-v1", module.spaces.Box).action_space.shape == (1,)
-    assert not [w for w in recwarn if "out of date" in str(w.message)]
+def test_the_environments_of_the_scripts_are_made(module):
+    cartpole = utils.make_env(module.make, "CartPole-v0", module.spaces.Discrete)
+    pendulum = utils.make_env(module.make, "Pendulum-v1", module.spaces.Box)
+    assert cartpole.action_space.n == 2
+    assert pendulum.action_space.shape == (1,)
 
 
-class Unbounded(CountingEnv):
-    action_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+def test_only_what_is_to_be_shown_is_rendered():
+    modes = []
 
+    def make(env_name, render_mode, disable_env_checker):
+        modes.append(render_mode)
+        return CountingEnv()
 
-class Image(CountingEnv):
-    observation_space = gym.spaces.Box(0, 255, (84, 84, 3), np.uint8)
+    utils.make_env(make, "Mine-v0", gym.spaces.Discrete)
+    utils.make_env(make, "Mine-v0", gym.spaces.Discrete, True)
+    assert modes == [None, "human"]
 
 
 @pytest.mark.parametrize("module", [gym, gymnasium])
@@ -94,7 +124,7 @@ class Image(CountingEnv):
     [
         ("Pendulum-v1", "Discrete", "the other script"),
         ("CartPole-v0", "Box", "the other script"),
-        ("FrozenLake-v1", "Discrete", r"observations \(n,\)"),
+        ("FrozenLake-v1", "Discrete", "observations (n,)"),
         ("CartPool-v0", "Discrete", "change it"),
         ("CartPole-v99", "Discrete", "change it"),
         ("no_such_module:CartPole-v0", "Discrete", "change it"),
@@ -102,21 +132,43 @@ class Image(CountingEnv):
         (3, "Discrete", "change it"),
     ],
 )
-def test_an_environment_that_does_not_fit_is_named(capsys, module, env_name, space, told):
-    said = sentence(capsys, utils.make_env, module, env_name, getattr(module.spaces, space))
-    assert repr(env_name) in said
-    assert told.replace("\\", "") in said
+def test_an_environment_that_does_not_fit_is_named(module, env_name, space, told):
+    said = sentence(utils.make_env, module.make, env_name, getattr(module.spaces, space))
+    assert said.startswith(f"ENV_NAME = {env_name!r}: ")
+    assert told in said
 
 
 @pytest.mark.parametrize(
-    "env_class, space, told",
-    [(Unbounded, gym.spaces.Box, "bounded"), (Image, gym.spaces.Discrete, "observations (n,)")],
+    "action_space, observation_space, told",
+    [
+        (gym.spaces.Box(-np.inf, np.inf, (2,)), CountingEnv.observation_space, "bounded Box"),
+        (gym.spaces.Box(-1, 1, (2, 2)), CountingEnv.observation_space, "bounded Box"),
+        (gym.spaces.Box(-1, 1, (2,)), gym.spaces.Box(0, 255, (84, 84, 3)), "observations (n,)"),
+        (gym.spaces.Discrete(2), gym.spaces.Box(0, 255, (84, 84, 3)), "observations (n,)"),
+        (gym.spaces.Discrete(3, start=1), CountingEnv.observation_space, "from 0 on"),
+    ],
+    ids=["unbounded", "matrix of actions", "images, Box", "images, Discrete", "starts at 1"],
 )
-def test_a_registered_environment_that_does_not_fit_is_named(
-    capsys, monkeypatch, env_class, space, told
+def test_an_environment_of_ones_own_that_does_not_fit_is_named(
+    action_space, observation_space, told
 ):
-    fake = SimpleNamespace(make=lambda *args, **kwargs: env_class(), error=gym.error)
-    assert told in sentence(capsys, utils.make_env, fake, "Mine-v0", space)
+    env = CountingEnv()
+    env.action_space = action_space
+    env.observation_space = observation_space
+    said = sentence(utils.make_env, lambda *args, **options: env, "Mine-v0", type(action_space))
+    assert said.startswith("ENV_NAME = 'Mine-v0': ")
+    assert told in said
+    env.action_space = gym.spaces.Box(-1, 1, (2,))
+    env.observation_space = CountingEnv.observation_space
+    assert utils.make_env(lambda *args, **options: env, "Mine-v0", gym.spaces.Box) is env
+
+
+def test_an_error_in_an_environment_of_ones_own_is_shown_whole():
+    def make(env_name, render_mode, disable_env_checker):
+        raise ZeroDivisionError("a bug of its own")
+
+    with pytest.raises(ZeroDivisionError, match="a bug of its own"):
+        utils.make_env(make, "Mine-v0", gym.spaces.Discrete)
 
 
 class Greedy:
@@ -131,7 +183,7 @@ def test_evaluate_returns_the_mean_return_of_the_greedy_policy():
     env = CountingEnv(7)
     assert utils.evaluate(Greedy(), env, seed=3) == 7.0
     assert env.actions == [1] * 70
-    assert env.seeds[0] == 3
+    assert env.seeds == list(range(3, 13))
     assert utils.evaluate(Greedy(), CountingEnv(9, truncates=True), seed=3, episodes=4) == 9.0
 
 
@@ -146,36 +198,62 @@ def results(tmp_path, monkeypatch):
     plt.close("all")
 
 
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_picture_and_weights_are_saved(results, capsys):
     net = discrete_A3C.Net(4, 2)
-    assert utils.save_results(net, [10.0, 20.0, 30.0], GOOD, 195.0)
-    assert sorted(p.name for p in results.iterdir()) == ["CartPole-v0.png", "CartPole-v0.pt"]
+    title = check()
+    assert utils.save_results(net, [10.0, 20.0, 30.0], "CartPole-v0", title, 195.0) is True
+    assert names(results) == ["CartPole-v0.png", "CartPole-v0.pt"]
     assert (results / "CartPole-v0.png").read_bytes().startswith(b"\x89PNG")
     saved = torch.load(results / "CartPole-v0.pt", weights_only=True)
     assert all(torch.equal(saved[name], p) for name, p in net.state_dict().items())
     told = capsys.readouterr().out
-    assert str(results / "CartPole-v0.png") in told and str(results / "CartPole-v0.pt") in told
+    assert told == f"Saved {results / 'CartPole-v0.pt'}\nSaved {results / 'CartPole-v0.png'}\n"
 
     ax = plt.gcf().axes[0]
     curve, threshold = ax.lines
     assert curve.get_xydata().tolist() == [[1, 10], [2, 20], [3, 30]]
     assert list(threshold.get_ydata()) == [195, 195]
-    assert ax.get_xlabel() == "Episode" and "eturn" in ax.get_ylabel()
-    for text in ("CartPole-v0", "GAMMA = 0.9", "LR = 0.0001", "UPDATE_GLOBAL_ITER = 5"):
-        assert text in ax.get_title()
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("Episode", "Return")
+    assert ax.get_title() == f"CartPole-v0\n{title}"
     plt.gcf().canvas.draw()
-    title = ax.title.get_window_extent()
-    assert title.x0 >= 0 and title.x1 <= plt.gcf().bbox.width
+    extent = ax.title.get_window_extent()
+    assert extent.x0 >= 0 and extent.x1 <= plt.gcf().bbox.width
 
 
 def test_an_environment_without_a_threshold_gets_no_line(results):
-    constants = {**GOOD, "ENV_NAME": "my_env:ALE/Pong-v5"}
-    assert utils.save_results(continuous_A3C.Net(3, 1), [], constants, None)
+    assert utils.save_results(continuous_A3C.Net(3, 1), [], "my_env:ALE/Pong-v5", check())
     assert len(plt.gcf().axes[0].lines) == 1
-    assert (results / "my_env-ALE-Pong-v5.pt").exists()
+    assert names(results) == ["my_env-ALE-Pong-v5.png", "my_env-ALE-Pong-v5.pt"]
 
 
 def test_results_that_cannot_be_written_are_one_sentence(results, capsys):
     results.write_text("a file, not a folder")
-    assert utils.save_results(discrete_A3C.Net(4, 2), [1.0], GOOD, None) is False
-    assert capsys.readouterr().err.count("\n") == 1
+    assert utils.save_results(discrete_A3C.Net(4, 2), [1.0], "CartPole-v0", check()) is False
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("Not saved: ") for line in lines)
+
+
+def test_a_disk_that_is_full_half_way_leaves_the_old_file_and_nothing_else(results, monkeypatch):
+    data = utils.io.BytesIO(b"new")
+    assert utils.write_whole("CartPole-v0.pt", utils.io.BytesIO(b"old")) is True
+
+    def write_half(path, content):
+        with open(path, "wb") as file:
+            file.write(content[:1])
+        raise OSError(28, os.strerror(28), str(path))
+
+    monkeypatch.setattr(utils.Path, "write_bytes", write_half)
+    assert utils.write_whole("CartPole-v0.pt", data) is False
+    assert names(results) == ["CartPole-v0.pt"]
+    assert (results / "CartPole-v0.pt").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("lost", ["CartPole-v0.pt", "CartPole-v0.png"])
+def test_one_file_that_is_not_saved_is_told(results, monkeypatch, lost):
+    monkeypatch.setattr(utils, "write_whole", lambda name, data: name != lost)
+    assert utils.save_results(discrete_A3C.Net(4, 2), [1.0], "CartPole-v0", check()) is False
