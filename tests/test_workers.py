@@ -40,6 +40,33 @@ def test_a_return_of_zero_is_an_average_like_any_other():
     assert global_ep_r.value == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(
+    "ep_r", [200, np.float32(200), np.full(1, 200.0), np.full((1, 1), 200.0), torch.tensor(200.0)]
+)
+def test_a_return_may_be_an_array_of_one_number(ep_r, capsys):
+    global_ep, global_ep_r, queue = shared()
+    utils.record(global_ep, global_ep_r, ep_r, queue, "w00")
+    utils.record(global_ep, global_ep_r, ep_r, queue, "w00")
+    averages = [queue.get(), queue.get()]
+    assert averages == [200.0, 200.0] and all(type(average) is float for average in averages)
+    assert capsys.readouterr().out == "w00 Ep: 1 | Ep_r: 200\nw00 Ep: 2 | Ep_r: 200\n"
+
+
+def test_a_return_of_two_numbers_is_an_error_that_counts_nothing():
+    global_ep, global_ep_r, queue = shared()
+    with pytest.raises(ValueError):
+        utils.record(global_ep, global_ep_r, np.ones(2), queue, "w00")
+    assert (global_ep.value, queue.empty()) == (0, True)
+
+
+def test_a_run_that_is_continued_goes_on_from_its_average():
+    global_ep, global_ep_r, queue = mp.Value("i", 100), mp.Value("d", 150.0), mp.SimpleQueue()
+    utils.record(global_ep, global_ep_r, 200.0, queue, "w00")
+    assert (global_ep.value, queue.get()) == (101, pytest.approx(150.5))
+    for name in ("continue", "`global_ep`", "`global_ep_r`"):
+        assert name in utils.record.__doc__
+
+
 def test_counter_average_queue_and_line_change_under_one_lock(monkeypatch):
     global_ep, held = mp.Value("i", 0), {}
 
@@ -65,11 +92,15 @@ def test_counter_average_queue_and_line_change_under_one_lock(monkeypatch):
 
 
 def worker_of(module, monkeypatch, env, name=0, max_ep=2):
-    """Return a Worker of `module` whose environment is `env`, and its updates as they come."""
+    """Return a Worker of `module` whose environment is `env`, its updates as they come, its queue.
+
+    An update is (done, actions, rewards).
+    """
     updates = []
 
-    def push_and_pull(opt, lnet, gnet, done, s_, bs, ba, br, gamma, max_grad_norm=None):
-        updates.append((done, len(bs), list(br)))
+    def push_and_pull(opt, lnet, gnet, done, s_, bs, ba, br, gamma, *, max_grad_norm=None):
+        assert len(bs) == len(ba) == len(br)
+        updates.append((done, list(ba), list(br)))
 
     monkeypatch.setattr(module, "make_env", lambda *args, **kwargs: env)
     monkeypatch.setattr(module, "push_and_pull", push_and_pull)
@@ -87,40 +118,56 @@ def test_a_time_limit_is_not_a_terminal_state(monkeypatch, truncates):
     worker, updates, queue = worker_of(discrete_A3C, monkeypatch, CountingEnv(7, truncates))
     worker.run()
     # Two episodes of 7 steps, updated after 5 and at the end.
-    assert [(done, n) for done, n, _ in updates] == [(False, 5), (not truncates, 2)] * 2
+    ends = [(done, len(rewards)) for done, _, rewards in updates]
+    assert ends == [(False, 5), (not truncates, 2)] * 2
     assert worker.n_steps.value == 14
     # A fall is learned from as -1, and reported as the 7 that the environment pays.
     assert [r for _, _, r in updates[:2]] == [[1] * 5, [1, 1 if truncates else -1]]
     assert [queue.get(), queue.get()] == [7.0, 7.0]
 
 
-def test_only_cartpole_gets_the_reward_for_a_fall(monkeypatch):
-    monkeypatch.setattr(discrete_A3C, "ENV_NAME", "LunarLander-v2")
+def test_without_a_reward_for_a_fall_what_is_paid_is_learned_from(monkeypatch):
+    monkeypatch.setattr(discrete_A3C, "FALL_REWARD", None)
     worker, updates, _ = worker_of(discrete_A3C, monkeypatch, CountingEnv(3))
     worker.run()
     assert updates[0][2] == [1, 1, 1]
 
 
 class Paying(CountingEnv):
-    """Three numbers to observe, and -16 for the first step, then -4, whatever the action."""
+    """Three numbers to observe, and four rewards below 0, whatever the action."""
+
+    rewards = [-2.0, -8.0, -4.0, -16.0]
 
     def observe(self):
         return np.zeros(3, np.float32)
 
     def step(self, action):
         s, _, *ended = super().step(action)
-        return s, -16.0 if self.t == 1 else -4.0, *ended
+        return s, self.rewards[self.t - 1], *ended
 
 
-def test_continuous_rewards_are_normalised_for_learning_only(monkeypatch):
-    env = Paying(5, truncates=True)
-    worker, updates, queue = worker_of(continuous_A3C, monkeypatch, env, max_ep=1)
+def test_continuous_rewards_are_divided_by_the_largest_so_far_for_learning_only(monkeypatch):
+    env = Paying(4, truncates=True)
+    worker, updates, queue = worker_of(continuous_A3C, monkeypatch, env)
     worker.run()
-    learned = np.array(updates[0][2])
-    assert np.abs(learned).max() <= 5
-    assert learned[1:] == pytest.approx(learned[0] / 4)
-    assert queue.get() == -32.0
-    assert all(continuous_A3C.A_LOW <= a <= continuous_A3C.A_HIGH for a in env.actions)
+    # The largest so far: 2, 8, 8, 16, and 16 in all of the second episode.
+    assert [rewards for _, _, rewards in updates] == [
+        [-1.0, -1.0, -0.5, -1.0],
+        [-0.125, -0.5, -0.25, -1.0],
+    ]
+    assert queue.get() == -30.0
+
+
+def test_continuous_actions_are_clipped_for_the_environment_only(monkeypatch):
+    far = iter([1e3, -1e3, 0.5, 1e3])
+    monkeypatch.setattr(
+        continuous_A3C.Net, "choose_action", lambda net, s: np.full(1, next(far), np.float32)
+    )
+    env = Paying(4)
+    worker, updates, _ = worker_of(continuous_A3C, monkeypatch, env, max_ep=1)
+    worker.run()
+    assert np.ravel(env.actions).tolist() == [2.0, -2.0, 0.5, 2.0]  # Pendulum's torque
+    assert np.ravel(updates[0][1]).tolist() == [1e3, -1e3, 0.5, 1e3]
 
 
 def test_workers_have_names_and_seeds_of_their_own(monkeypatch):
@@ -147,6 +194,7 @@ class Sleeper(mp.Process):
         self.shared, self.n, self.seconds, self.end = shared, n, seconds, end
 
     def run(self):
+        utils.follow_parent()
         global_ep, global_ep_r, queue = self.shared
         for _ in range(self.n):
             time.sleep(self.seconds)
@@ -183,15 +231,37 @@ def test_more_results_than_the_queue_holds_do_not_block():
     assert (len(res), failure) == (10_000, None)
 
 
-@pytest.mark.parametrize("end, told", [("raise", "a bug in the environment"), ("kill", "SIGKILL")])
-def test_a_worker_that_dies_stops_the_others_and_is_named(end, told):
+@pytest.mark.parametrize("end, told", [("raise", "exitcode=1"), ("kill", "SIGKILL")])
+def test_a_worker_that_dies_stops_the_others_and_is_named(capfd, end, told):
     everything = shared()
     workers = [Sleeper("w00", everything, 10**6, 0.01), Sleeper("w01", everything, 5, 0.01, end)]
     res, seconds, failure = utils.run_workers(workers, everything[2])
     assert seconds < 5
-    assert "w01" in failure and told in failure
-    assert ("Traceback" in failure) == (end == "raise")
+    assert failure.startswith("Worker w01 died: ") and told in failure
+    assert ("a bug in the environment" in capfd.readouterr().err) == (end == "raise")
     assert len(res) >= 5
+    assert not any(w.is_alive() for w in workers)
+
+
+def test_ctrl_c_ends_the_workers_and_keeps_the_results():
+    everything = shared()
+    workers = [Sleeper(f"w{i:02d}", everything, 10**6, 0.01) for i in range(2)]
+    previous = signal.getsignal(signal.SIGINT)
+
+    def interrupt():
+        while everything[0].value < 10:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    try:
+        res, seconds, failure = utils.run_workers(workers, everything[2])
+        # The next Ctrl-C ends the program at once.
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert (failure, seconds < 5) == (130, True)
+    assert len(res) >= 10
     assert not any(w.is_alive() for w in workers)
 
 
@@ -213,15 +283,22 @@ def test_what_cannot_be_read_ends_the_run():
     assert seconds < 5 and "could not be read" in failure
 
 
-def test_a_worker_that_cannot_be_started_hangs_nothing(monkeypatch):
+@pytest.mark.parametrize("starts", [False, True])
+def test_ctrl_c_is_as_it_was_after_a_run(monkeypatch, starts):
     everything = shared()
-    workers = [Sleeper(f"w{i:02d}", everything, 10**6, 0.01) for i in range(2)]
-    monkeypatch.setattr(workers[1], "start", lambda: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        utils.run_workers(workers, everything[2])
-    assert workers[0].daemon  # so that it ends with the program
-    workers[0].kill()
+    workers = [Sleeper("w00", everything, 10**6, 0.01), Sleeper("w01", everything)]
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    previous = signal.getsignal(signal.SIGINT)
+    if starts:
+        utils.run_workers(workers[1:], everything[2])
+    else:
+        monkeypatch.setattr(workers[1], "start", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            utils.run_workers(workers, everything[2])
+        assert not workers[0].is_alive()
+    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    handler = signal.signal(signal.SIGINT, previous)
+    assert (mask, handler) == (set(), previous)
 
 
 def test_workers_use_one_thread_also_where_torch_came_first():
@@ -233,6 +310,13 @@ def test_workers_use_one_thread_also_where_torch_came_first():
     finally:
         torch.set_num_threads(threads)
     assert res == [1.0]
+
+
+def test_a_worker_may_run_without_a_process_of_its_own():
+    threads = threading.active_count()
+    handler = signal.getsignal(signal.SIGINT)
+    utils.follow_parent()
+    assert (threading.active_count(), signal.getsignal(signal.SIGINT)) == (threads, handler)
 
 
 def test_a_worker_killed_while_it_writes_does_not_hang_the_parent():
