@@ -55,7 +55,7 @@ class Net(nn.Module):
 
     def forward(self, x):
         pi1 = F.relu(self.pi1(x))
-        mu, sigma = self.pi2(pi1).chunk(2, dim=1)
+        mu, sigma = self.pi2(pi1).chunk(2, dim=-1)
         mu = A_MID + A_HALF * torch.tanh(mu)
         sigma = A_HALF * (F.softplus(sigma) + 1e-3)
         v1 = F.relu(self.v1(x))

@@ -5,86 +5,158 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+import torch.nn as nn
+import torch.nn.functional as F
 
 import continuous_A3C
 import discrete_A3C
 
+both = pytest.mark.parametrize("script", [discrete_A3C, continuous_A3C])
+
+
+class DiscreteTrunk(discrete_A3C.Net):
+    """A fork's network: one layer for actor and critic. Only `forward` is new."""
+
+    def __init__(self, s_dim, a_dim):
+        super().__init__(s_dim, a_dim)
+        self.trunk = nn.Linear(s_dim, 128)
+
+    def forward(self, x):
+        x = F.relu(self.trunk(x))
+        return self.pi2(x), self.v2(x)
+
+
+class ContinuousTrunk(continuous_A3C.Net):
+    """The same with continuous actions."""
+
+    def __init__(self, s_dim, a_dim):
+        super().__init__(s_dim, a_dim)
+        self.trunk = nn.Linear(s_dim, 128)
+
+    def forward(self, x):
+        x = F.relu(self.trunk(x))
+        mu, sigma = self.pi2(x).chunk(2, dim=1)
+        return mu, F.softplus(sigma), self.v2(x)
+
+
+NETS = {
+    "discrete": (discrete_A3C, discrete_A3C.Net),
+    "discrete, one trunk": (discrete_A3C, DiscreteTrunk),
+    "continuous": (continuous_A3C, continuous_A3C.Net),
+    "continuous, one trunk": (continuous_A3C, ContinuousTrunk),
+}
+
+
+def batch(script, n, a_dim):
+    """Return states (n, 6), actions and returns (n, 1)."""
+    if script is discrete_A3C:
+        a = torch.randint(a_dim, (n,))
+    else:
+        a = torch.randn(n, a_dim)
+    return torch.randn(n, 6), a, torch.randn(n, 1)
+
+
+def terms(net, s, a, v_t):
+    """Return critic's, actor's and entropy term of the loss in the scripts' heads, (n,) each."""
+    *outputs, values = net(s)
+    if len(outputs) == 1:
+        m = torch.distributions.Categorical(logits=outputs[0])
+        log_pi, entropy = m.log_prob(a), m.entropy()
+    else:
+        m = torch.distributions.Normal(*outputs)
+        log_pi, entropy = m.log_prob(a).sum(1), m.entropy().sum(1)
+    advantage = (v_t - values)[:, 0]
+    return advantage**2, -log_pi * advantage.detach(), entropy
+
 
 def gradients(net, loss):
-    return torch.autograd.grad(loss, list(net.parameters()))
+    """Return the gradient of each parameter by its name; None where the loss knows it not."""
+    names, parameters = zip(*net.named_parameters())
+    return dict(zip(names, torch.autograd.grad(loss, parameters, allow_unused=True)))
 
 
-def expected_loss(values, v_t, log_pi, entropy, beta):
-    """The loss in the head of the scripts, from log pi (n,) and entropy (n,)."""
-    advantage = (v_t - values)[:, 0]
-    return (advantage**2 - log_pi * advantage.detach() - beta * entropy).sum()
-
-
+@pytest.mark.parametrize("net_name", NETS)
 @pytest.mark.parametrize("n", [1, 5])
-@pytest.mark.parametrize("n_actions", [2, 4])
-def test_the_discrete_loss(n, n_actions):
+@pytest.mark.parametrize("a_dim", [2, 3])
+def test_the_loss_and_its_gradients(net_name, n, a_dim):
+    script, make_net = NETS[net_name]
     torch.manual_seed(0)
-    net = discrete_A3C.Net(6, n_actions)
-    s, a, v_t = torch.randn(n, 6), torch.randint(n_actions, (n,)), torch.randn(n, 1)
-    logits, values = net(s)
-    assert logits.shape == (n, n_actions) and values.shape == (n, 1)
-    m = net.distribution(logits=logits)
-    expected = expected_loss(values, v_t, m.log_prob(a), m.entropy(), discrete_A3C.ENTROPY_BETA)
+    net = make_net(6, a_dim)
+    s, a, v_t = batch(script, n, a_dim)
+    critic, actor, entropy = terms(net, s, a, v_t)
+    expected = (critic + actor - script.ENTROPY_BETA * entropy).sum()
     loss = net.loss_func(s, a, v_t)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    for ours, theirs in zip(gradients(net, loss), gradients(net, expected)):
-        assert torch.allclose(ours, theirs, atol=1e-6)
+    ours, theirs = gradients(net, loss), gradients(net, expected)
+    for name, gradient in theirs.items():
+        if gradient is None:
+            assert ours[name] is None
+        else:
+            assert gradient.any()
+            assert torch.allclose(ours[name], gradient, rtol=1e-4, atol=1e-5), name
 
 
-@pytest.mark.parametrize("n", [1, 5])
-@pytest.mark.parametrize("dim", [1, 3])
-def test_the_continuous_loss(n, dim):
+@both
+def test_actor_and_critic_leave_each_other_alone(script):
     torch.manual_seed(0)
-    net = continuous_A3C.Net(6, dim)
-    s, a, v_t = torch.randn(n, 6), torch.randn(n, dim), torch.randn(n, 1)
-    mu, sigma, values = net(s)
-    assert mu.shape == sigma.shape == (n, dim) and values.shape == (n, 1)
-    m = net.distribution(mu, sigma)
-    log_pi, entropy = m.log_prob(a).sum(1), m.entropy().sum(1)
-    expected = expected_loss(values, v_t, log_pi, entropy, continuous_A3C.ENTROPY_BETA)
-    loss = net.loss_func(s, a, v_t)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    for ours, theirs in zip(gradients(net, loss), gradients(net, expected)):
-        assert torch.allclose(ours, theirs, atol=1e-6)
+    net = script.Net(6, 2)
+    s, a, v_t = batch(script, 5, 2)
+    critic, actor, entropy = terms(net, s, a, v_t)
+    of_critic = gradients(net, critic.sum())
+    of_actor = gradients(net, (actor - script.ENTROPY_BETA * entropy).sum())
+    of_all = gradients(net, net.loss_func(s, a, v_t))
+    for name in of_all:
+        own = of_critic if name.startswith("v") else of_actor
+        assert own[name].any()
+        assert torch.allclose(of_all[name], own[name], rtol=1e-4, atol=1e-5), name
 
 
-def test_the_critic_gets_no_gradient_from_the_actor_and_the_actor_none_from_the_critic():
-    net = discrete_A3C.Net(4, 2)
-    s = torch.randn(5, 4)
-    assert not any(
-        g.any()
-        for g in torch.autograd.grad(
-            net(s)[0].sum(),
-            [net.v1.weight, net.v2.weight],
-            allow_unused=True,
-            materialize_grads=True,
-        )
-    )
-    v_t = net(s)[1].detach()  # an advantage of 0 leaves the critic alone
-    net.loss_func(s, torch.zeros(5, dtype=torch.int64), v_t).backward()
-    assert not net.v2.weight.grad.any()
-    assert net.pi2.weight.grad.any()  # the entropy bonus
+@both
+def test_states_that_have_a_batch_axis_of_their_own_are_refused(script):
+    net = script.Net(6, 2)
+    s, a, v_t = batch(script, 5, 2)
+    net.loss_func(s, a, v_t)
+    with pytest.raises(ValueError, match=r"give states \(n, s_dim\)"):
+        net.loss_func(s[:, None], a, v_t)
 
 
-def test_discrete_actions_are_drawn_from_the_policy():
+@both
+def test_the_distribution_of_the_network_scores_the_actions(script):
     torch.manual_seed(0)
-    net = discrete_A3C.Net(4, 3)
+    net = script.Net(6, 2)
+    s, a, v_t = batch(script, 5, 2)
+    before = net.loss_func(s, a, v_t).item()
+    made = []
+    shipped = net.distribution
+
+    def distribution(*args, **options):
+        made.append(shipped(*args, **options))
+        return made[-1]
+
+    net.distribution = distribution
+    assert net.loss_func(s, a, v_t).item() == before
+    assert [type(m) for m in made] == [shipped]
+
+
+@pytest.mark.parametrize("make_net", [discrete_A3C.Net, DiscreteTrunk])
+def test_discrete_actions_are_drawn_from_the_policy(make_net):
+    torch.manual_seed(0)
+    net = make_net(4, 3)
     s = 3 * torch.randn(1, 4)
-    pi = net.distribution(logits=net(s)[0]).probs[0].tolist()
-    counts = Counter(net.choose_action(s) for _ in range(4000))
+    logits, _ = net(s)
+    pi = torch.distributions.Categorical(logits=logits).probs[0].tolist()
+    drawn = [net.choose_action(s) for _ in range(4000)]
+    counts = Counter(drawn)
+    assert type(drawn[0]) is int and set(counts) == {0, 1, 2}
     for action in range(3):
         assert counts[action] / 4000 == pytest.approx(pi[action], abs=0.04)
     assert {net.choose_action(s, greedy=True) for _ in range(20)} == {pi.index(max(pi))}
 
 
-def test_continuous_actions_are_drawn_from_the_policy():
+@pytest.mark.parametrize("make_net", [continuous_A3C.Net, ContinuousTrunk])
+def test_continuous_actions_are_drawn_from_the_policy(make_net):
     torch.manual_seed(0)
-    net = continuous_A3C.Net(3, 2)
+    net = make_net(3, 2)
     s = torch.randn(1, 3)
     mu, sigma, _ = (x.detach().numpy() for x in net(s))
     drawn = np.array([net.choose_action(s) for _ in range(4000)])

@@ -83,9 +83,47 @@ def test_the_global_gradient_is_the_local_one_and_global_weights_are_pulled():
     assert lnet.w.data_ptr() != gnet.w.data_ptr()
 
 
-def test_max_grad_norm_clips_the_norm_of_all_gradients():
-    assert update(max_grad_norm=1.0)[1].w.item() == pytest.approx(2.1)
-    assert update(max_grad_norm=40)[1].w.item() == pytest.approx(2.45)
+class Two(Scalar):
+    """V(s) = w s + b, from w = 2 and b = 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.b = nn.Parameter(torch.zeros(1))
+
+    def forward(self, s):
+        return s * 0.0, s @ self.w + self.b
+
+
+def test_max_grad_norm_clips_the_norm_of_all_gradients_together():
+    # Where s = 1 the gradients of w and b agree: -4.5 each, a norm of 4.5 sqrt(2).
+    _, gnet = update(lnet=Two(), gnet=Two(), max_grad_norm=1.0)
+    assert gnet.w.item() - 2 == pytest.approx(0.1 / 2**0.5, rel=1e-4)
+    assert gnet.b.item() == pytest.approx(0.1 / 2**0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 40, 6.4])
+def test_a_norm_below_the_largest_is_left_alone(max_grad_norm):
+    _, gnet = update(lnet=Two(), gnet=Two(), max_grad_norm=max_grad_norm)
+    assert gnet.w.item() == pytest.approx(2.45)
+    assert gnet.b.item() == pytest.approx(0.45)
+
+
+@pytest.mark.parametrize("max_grad_norm", [0, -1, False, float("nan")])
+def test_a_norm_that_would_clip_everything_is_refused(max_grad_norm):
+    gnet = Scalar()
+    with pytest.raises(ValueError, match="above 0, or None"):
+        update(gnet=gnet, max_grad_norm=max_grad_norm)
+    assert gnet.w.item() == 2.0
+
+
+@pytest.mark.parametrize("own", [False, True, 0, 7, None])
+def test_a_tenth_argument_of_a_programs_own_fails(own):
+    lnet, gnet = Scalar(), Scalar()
+    opt = torch.optim.SGD(gnet.parameters(), lr=0.1)
+    one = np.ones(1, np.float32)
+    with pytest.raises(TypeError, match="positional"):
+        push_and_pull(opt, lnet, gnet, False, one, [one], [0], [1.0], 0.5, own)
+    assert gnet.w.item() == 2.0
 
 
 @pytest.mark.parametrize("reward", [float("nan"), float("inf"), 1e30])
@@ -97,15 +135,24 @@ def test_a_loss_that_is_not_finite_is_raised_and_pushes_nothing(reward, max_grad
     assert gnet.w.item() == 2.0
 
 
+def test_buffers_are_not_pulled():
+    lnet, gnet = Scalar(), Scalar()
+    for net, value in ((lnet, 1.0), (gnet, 2.0)):
+        net.register_buffer("seen_so_far", torch.tensor(value))
+    update(lnet=lnet, gnet=gnet)
+    assert (lnet.seen_so_far.item(), gnet.seen_so_far.item()) == (1.0, 2.0)
+
+
 class Policy(nn.Module):
     """Not ours: any observation, and two outputs (discrete) or three (continuous)."""
 
     def __init__(self, body, width, n_actions=None, dim=None):
         super().__init__()
         self.body, self.value = body, nn.Linear(width, 1)
-        self.heads = nn.ModuleList(
-            [nn.Linear(width, n_actions or dim) for _ in range(1 + bool(dim))]
-        )
+        if dim is None:
+            self.heads = nn.ModuleList([nn.Linear(width, n_actions)])
+        else:
+            self.heads = nn.ModuleList([nn.Linear(width, dim), nn.Linear(width, dim)])
 
     def forward(self, s):
         x = self.body(s)
@@ -136,6 +183,8 @@ ACTIONS = {
     "int": (2, None, lambda i: i % 2, (3,), torch.int64),
     "int64": (2, None, lambda i: np.int64(i % 2), (3,), torch.int64),
     "int32": (2, None, lambda i: np.int32(i % 2), (3,), torch.int64),
+    "uint8": (2, None, lambda i: np.uint8(i % 2), (3,), torch.int64),
+    "bool": (2, None, lambda i: bool(i % 2), (3,), torch.int64),
     "float": (None, 1, lambda i: 0.5 * i, (3, 1), torch.float32),
     "1-d": (None, 1, lambda i: np.full(1, 0.5 * i), (3, 1), torch.float32),
     "3-d": (None, 3, lambda i: np.full(3, 0.5 * i, np.float32), (3, 3), torch.float32),
@@ -169,6 +218,59 @@ def test_networks_and_environments_that_are_not_ours(body, action):
     assert v_t[2].item() == pytest.approx(-1 + 0.9 * bootstrap, rel=1e-5)
     assert all(not torch.equal(p, q) for p, q in zip(before, gnet.parameters()))
     assert all(torch.equal(p, q) for p, q in zip(lnet.parameters(), gnet.parameters()))
+
+
+class Switches(nn.Module):
+    """Not ours: two switches, each on or off, scored by Bernoulli."""
+
+    def __init__(self):
+        super().__init__()
+        self.pi, self.v = nn.Linear(3, 2), nn.Linear(3, 1)
+
+    def forward(self, s):
+        return self.pi(s), self.v(s)
+
+    def loss_func(self, s, a, v_t):
+        self.seen = s, a, v_t
+        logits, values = self.forward(s)
+        log_pi = torch.distributions.Bernoulli(logits=logits).log_prob(a).sum(1)
+        return ((v_t - values).pow(2).squeeze(1) - log_pi).mean()
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, bool, np.int32])
+def test_several_switches_a_step_are_numbers_to_score(dtype):
+    torch.manual_seed(0)
+    gnet, lnet = Switches(), Switches()
+    lnet.load_state_dict(gnet.state_dict())
+    before = gnet.pi.weight.clone()
+    opt = torch.optim.SGD(gnet.parameters(), lr=0.1)
+    s = np.ones(3, np.float32)
+    actions = [np.array([1, 0], dtype), np.array([1, 1], dtype), np.array([0, 0], dtype)]
+    push_and_pull(opt, lnet, gnet, True, s, [s, s, s], actions, [1.0, 0.0, 1.0], 0.9)
+    a = lnet.seen[1]
+    assert a.dtype == torch.float32
+    assert a.tolist() == [[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]
+    assert not torch.equal(gnet.pi.weight, before)
+
+
+class Choices(Switches):
+    """Not ours: two choices a step, of two each, scored by one Categorical for each."""
+
+    def loss_func(self, s, a, v_t):
+        self.seen = s, a, v_t
+        logits, values = self.forward(s)
+        chosen = logits.gather(1, a)
+        return ((v_t - values).pow(2) - chosen).mean()
+
+
+def test_an_array_of_int64_stays_as_it_is():
+    gnet, lnet = Choices(), Choices()
+    opt = torch.optim.SGD(gnet.parameters(), lr=0.1)
+    s = np.ones(3, np.float32)
+    actions = [np.array([1, 0]), np.array([1, 1])]
+    push_and_pull(opt, lnet, gnet, True, s, [s, s], actions, [1.0, 0.0], 0.9)
+    assert lnet.seen[1].dtype == torch.int64
+    assert lnet.seen[1].tolist() == [[1, 0], [1, 1]]
 
 
 @pytest.mark.parametrize("options", [{}, {"betas": (0.5, 0.7), "eps": 1e-3, "weight_decay": 0.1}])

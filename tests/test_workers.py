@@ -155,6 +155,7 @@ def test_continuous_rewards_are_divided_by_the_largest_so_far_for_learning_only(
         [-1.0, -1.0, -0.5, -1.0],
         [-0.125, -0.5, -0.25, -1.0],
     ]
+    assert [done for done, _, _ in updates] == [False, False]  # a time limit is not terminal
     assert queue.get() == -30.0
 
 
@@ -168,6 +169,7 @@ def test_continuous_actions_are_clipped_for_the_environment_only(monkeypatch):
     worker.run()
     assert np.ravel(env.actions).tolist() == [2.0, -2.0, 0.5, 2.0]  # Pendulum's torque
     assert np.ravel(updates[0][1]).tolist() == [1e3, -1e3, 0.5, 1e3]
+    assert updates[0][0] is True
 
 
 def test_workers_have_names_and_seeds_of_their_own(monkeypatch):
