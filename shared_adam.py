@@ -10,10 +10,9 @@ class SharedAdam(torch.optim.Adam):
         super().__init__(params, lr, betas, eps, weight_decay, fused=True)  # a third of the time
         for group in self.param_groups:
             for p in group["params"]:
-                state = self.state[p]
-                state["step"] = torch.tensor(0.0).share_memory_()  # counts all workers' updates
-                state["exp_avg"] = torch.zeros_like(p.data).share_memory_()
-                state["exp_avg_sq"] = torch.zeros_like(p.data).share_memory_()
+                self.state[p]["step"] = torch.tensor(0.0).share_memory_()  # counts all the updates
+                self.state[p]["exp_avg"] = torch.zeros_like(p.data).share_memory_()
+                self.state[p]["exp_avg_sq"] = torch.zeros_like(p.data).share_memory_()
 
     def load_state_dict(self, state_dict):
         """Load a saved state and share its tensors too; call it before the workers start."""

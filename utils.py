@@ -112,8 +112,9 @@ def check_constants(n, gamma, max_ep, lr, betas, entropy_beta, clip, n_workers, 
 
 def make_env(make, env_name, space, render=False):
     """Return gym's `make(env_name)`, or exit with a sentence if its actions are not of `space`."""
+    options = {"render_mode": "human"} if render else {}
     try:
-        env = make(str(env_name), render_mode="human" if render else None, disable_env_checker=True)
+        env = make(str(env_name), disable_env_checker=True, **options)
     except Exception as error:
         if not isinstance(error, ImportError) and "gym" not in type(error).__module__:
             raise

@@ -207,6 +207,8 @@ class Sleeper(mp.Process):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.end == "threads":
             queue.put(float(torch.get_num_threads()))
+        if self.end == "ctrl-c":
+            queue.put(float(signal.getsignal(signal.SIGINT)))
         if self.end == "numpy":
             queue.put(np.float32(2))
             queue.put("a text of the fork's own")
@@ -314,6 +316,12 @@ def test_workers_use_one_thread_also_where_torch_came_first():
     assert res == [1.0]
 
 
+def test_workers_leave_ctrl_c_to_the_parent():
+    everything = shared()
+    res, _, _ = utils.run_workers([Sleeper("w00", everything, 0, 0, "ctrl-c")], everything[2])
+    assert res == [float(signal.SIG_IGN)]
+
+
 def test_a_worker_may_run_without_a_process_of_its_own():
     threads = threading.active_count()
     handler = signal.getsignal(signal.SIGINT)
@@ -326,9 +334,12 @@ def test_a_worker_killed_while_it_writes_does_not_hang_the_parent():
 
     class Partial(Sleeper):
         def run(self):
+            everything[2]._wlock.acquire()
             os.write(everything[2]._writer.fileno(), b"\x00\x00\x01\x00abc")
             os.kill(os.getpid(), signal.SIGKILL)
 
-    _, seconds, failure = utils.run_workers([Partial("w00", everything)], everything[2])
+    workers = [Partial("w00", everything), Sleeper("w01", everything, 10**6, 0.01)]
+    _, seconds, failure = utils.run_workers(workers, everything[2])
     assert seconds < 5
     assert "w00" in failure and "SIGKILL" in failure
+    assert not workers[1].is_alive()
