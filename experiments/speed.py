@@ -4,7 +4,7 @@ Compares the two scripts with a bare environment, with stock parts and with Stab
 it is installed. Each contestant is a process of its own, and all take turns, round after round:
 what a machine does besides hits all alike. What was measured is kept in speed.json, so that a run
 that was stopped goes on; delete that file to measure again. Prints the tables of
-experiments/README.md. Takes half an hour on 2 cores. Needs Linux, for /proc.
+experiments/README.md. Takes a quarter of an hour on 2 cores. Needs Linux, for /proc.
 """
 
 import importlib.util
@@ -23,10 +23,10 @@ from pathlib import Path
 from experiments import knobs
 from experiments.copies import ROOT, Copy
 
-ROUNDS = 9
-SECONDS = 4  # of a round, from the first episode on: the start of the workers is a small share
-SEEDS = range(10)  # of the runs until CartPole is solved
-BEFORE = None  # "/tmp/before": a folder with an earlier version of the four files, to compare with
+ROUNDS = 7
+SECONDS = 3  # of a round, from the first episode on: the start of the workers is a small share
+SEEDS = range(5)  # of the runs until CartPole is solved
+BEFORE = None  # "../before": a folder with an earlier version of the four files, to compare with
 
 DATA = Path(__file__).with_name("speed.json")
 FILES = ("discrete_A3C.py", "continuous_A3C.py", "utils.py", "shared_adam.py")

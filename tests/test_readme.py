@@ -81,6 +81,18 @@ def test_the_rows_of_the_knobs_are_what_was_measured():
         assert full[4].split()[0] == average
 
 
+def test_the_speed_is_what_was_measured():
+    speed = importlib.import_module("experiments.speed")
+    measured = speed.table(json.loads(speed.DATA.read_text())).splitlines()
+    shown = rows("## How fast")
+    assert len(shown) >= 3
+    for cells in shown:
+        assert f"| {' | '.join(cells)} |" in measured
+    tips, a2c = re.search(r"CartPole-v0 in (\S+) s, where A2C .* took (\S+) s", README).groups()
+    assert any(f" | {tips} (" in line for line in measured if "three tips" in line)
+    assert any(f" | {a2c} (" in line for line in measured if "A2C" in line)
+
+
 def has(module, place):
     """Return whether `place`, such as "Worker.run", is a name in `module`."""
     value = module
