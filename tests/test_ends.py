@@ -51,13 +51,13 @@ def sentence(call, *args, **options):
     [
         ("UPDATE_GLOBAL_ITER", [0, -1, 2.5, "5", None]),
         ("GAMMA", [-0.1, 1.01, NAN, "0.9", None]),
-        ("MAX_EP", [0, 10.5, "3000"]),
+        ("MAX_EP", [0, 10.5, "3000", None]),
         ("LR", [0, -1e-4, 1.01, 1e12, INF, NAN, None, "1e-4"]),
         ("BETAS", [(0.9,), (0.9, 0.99, 0.999), (0.9, 1.0), (-0.1, 0.9), (0.9, NAN)]),
         ("BETAS", [0.9, None, "ab", (0.9, None), ("0.9", "0.99")]),
         ("ENTROPY_BETA", [-0.01, NAN, INF, None, "0.01"]),
         ("MAX_GRAD_NORM", [0, -1.0, NAN, "40"]),
-        ("N_WORKERS", [0, -1, 2.0]),
+        ("N_WORKERS", [0, -1, 2.0, None]),
         ("SEED", [-1, 2**70, 0.5, None]),
         ("RENDER", [1, "yes", None]),
     ],
@@ -66,6 +66,12 @@ def test_a_constant_that_cannot_work_is_named(name, values):
     for value in values:
         said = sentence(check, **{name: value})
         assert said.startswith(f"{name} = {value!r}: use ")
+
+
+def test_a_refusal_says_what_to_use_instead():
+    assert sentence(check, GAMMA=2) == "GAMMA = 2: use a value from 0 to 1."
+    assert sentence(check, SEED=-1).startswith("SEED = -1: use a whole number from 0 to ")
+    assert "use two numbers from 0 to below 1, such as (" in sentence(check, BETAS=None)
 
 
 @pytest.mark.parametrize(
@@ -139,37 +145,56 @@ def test_an_environment_that_does_not_fit_is_named(module, env_name, space, told
     assert told in said
 
 
-@pytest.mark.parametrize(
-    "action_space, observation_space, told",
-    [
-        (gym.spaces.Box(-np.inf, np.inf, (2,)), CountingEnv.observation_space, "bounded Box"),
-        (gym.spaces.Box(-1, 1, (2, 2)), CountingEnv.observation_space, "bounded Box"),
-        (gym.spaces.Box(-1, 1, (2,)), gym.spaces.Box(0, 255, (84, 84, 3)), "observations (n,)"),
-        (gym.spaces.Discrete(2), gym.spaces.Box(0, 255, (84, 84, 3)), "observations (n,)"),
-        (gym.spaces.Discrete(3, start=1), CountingEnv.observation_space, "from 0 on"),
-    ],
-    ids=["unbounded", "matrix of actions", "images, Box", "images, Discrete", "starts at 1"],
-)
-def test_an_environment_of_ones_own_that_does_not_fit_is_named(
-    action_space, observation_space, told
-):
-    env = CountingEnv()
-    env.action_space = action_space
-    env.observation_space = observation_space
-    said = sentence(utils.make_env, lambda *args, **options: env, "Mine-v0", type(action_space))
-    assert said.startswith("ENV_NAME = 'Mine-v0': ")
+# Environments that are not ours: their actions, the shape of what they observe, what is told.
+MISFITS = {
+    "Unbounded-v0": (lambda spaces: spaces.Box(-np.inf, np.inf, (2,)), (4,), "bounded Box"),
+    "HalfBounded-v0": (lambda spaces: spaces.Box(0, np.inf, (2,)), (4,), "bounded Box"),
+    "Matrix-v0": (lambda spaces: spaces.Box(-1, 1, (2, 2)), (4,), "bounded Box"),
+    "ImagesBox-v0": (lambda spaces: spaces.Box(-1, 1, (2,)), (84, 84, 3), "observations (n,)"),
+    "ImagesDiscrete-v0": (lambda spaces: spaces.Discrete(2), (84, 84, 3), "observations (n,)"),
+    "StartsAtOne-v0": (lambda spaces: spaces.Discrete(3, start=1), (4,), "Discrete: from 0 on"),
+}
+
+
+def register(module, env_name, action_space, observed):
+    """Register with gym or gymnasium an environment that observes arrays of shape `observed`."""
+
+    class Env(module.Env):
+        def __init__(self):
+            self.action_space = action_space
+            self.observation_space = module.spaces.Box(-np.inf, np.inf, observed)
+
+    module.register(env_name, entry_point=Env)
+
+
+@pytest.mark.parametrize("module", [gym, gymnasium])
+@pytest.mark.parametrize("env_name", MISFITS)
+def test_an_environment_of_ones_own_that_does_not_fit_is_named(module, env_name):
+    make_space, observed, told = MISFITS[env_name]
+    action_space = make_space(module.spaces)
+    register(module, env_name, action_space, observed)
+    said = sentence(utils.make_env, module.make, env_name, type(action_space))
+    assert said.startswith(f"ENV_NAME = {env_name!r}: ")
     assert told in said
-    env.action_space = gym.spaces.Box(-1, 1, (2,))
-    env.observation_space = CountingEnv.observation_space
-    assert utils.make_env(lambda *args, **options: env, "Mine-v0", gym.spaces.Box) is env
 
 
-def test_an_error_in_an_environment_of_ones_own_is_shown_whole():
-    def make(env_name, disable_env_checker):
+@pytest.mark.parametrize("module", [gym, gymnasium])
+def test_an_environment_of_ones_own_that_fits_is_made(module):
+    box = module.spaces.Box(-1, 1, (2,))
+    register(module, "OwnBox-v0", box, (4,))
+    register(module, "OwnDiscrete-v0", module.spaces.Discrete(3, start=0), (4,))
+    assert utils.make_env(module.make, "OwnBox-v0", module.spaces.Box).action_space == box
+    assert utils.make_env(module.make, "OwnDiscrete-v0", module.spaces.Discrete).action_space.n == 3
+
+
+@pytest.mark.parametrize("module", [gym, gymnasium])
+def test_an_error_in_an_environment_of_ones_own_is_shown_whole(module):
+    def make_broken():
         raise ZeroDivisionError("a bug of its own")
 
+    module.register("Buggy-v0", entry_point=make_broken)
     with pytest.raises(ZeroDivisionError, match="a bug of its own"):
-        utils.make_env(make, "Mine-v0", gym.spaces.Discrete)
+        utils.make_env(module.make, "Buggy-v0", module.spaces.Discrete)
 
 
 class Greedy:
@@ -239,7 +264,9 @@ def test_results_that_cannot_be_written_are_one_sentence(results, capsys):
     assert all(line.startswith("Not saved: ") for line in lines)
 
 
-def test_a_disk_that_is_full_half_way_leaves_the_old_file_and_nothing_else(results, monkeypatch):
+def test_a_disk_that_is_full_half_way_leaves_the_old_file_and_nothing_else(
+    results, monkeypatch, capsys
+):
     data = utils.io.BytesIO(b"new")
     assert utils.write_whole("CartPole-v0.pt", utils.io.BytesIO(b"old")) is True
 
@@ -252,6 +279,15 @@ def test_a_disk_that_is_full_half_way_leaves_the_old_file_and_nothing_else(resul
     assert utils.write_whole("CartPole-v0.pt", data) is False
     assert names(results) == ["CartPole-v0.pt"]
     assert (results / "CartPole-v0.pt").read_bytes() == b"old"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Not saved: ") and "Make room" in line
+
+
+def test_a_file_that_cannot_take_its_place_leaves_nothing_else(results, capsys):
+    (results / "CartPole-v0.pt").mkdir(parents=True)  # a folder that stands in the way
+    assert utils.write_whole("CartPole-v0.pt", utils.io.BytesIO(b"new")) is False
+    assert names(results) == ["CartPole-v0.pt"]
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("lost", ["CartPole-v0.pt", "CartPole-v0.png"])

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 
 import continuous_A3C
 import discrete_A3C
+from utils import push_and_pull
 
 both = pytest.mark.parametrize("script", [discrete_A3C, continuous_A3C])
 
 
 class DiscreteTrunk(discrete_A3C.Net):
-    """A fork's network: one layer for actor and critic. Only `forward` is new."""
+    """Not ours: one layer for actor and critic. Of the methods only `forward` is new."""
 
     def __init__(self, s_dim, a_dim):
         super().__init__(s_dim, a_dim)
@@ -111,13 +112,25 @@ def test_actor_and_critic_leave_each_other_alone(script):
         assert torch.allclose(of_all[name], own[name], rtol=1e-4, atol=1e-5), name
 
 
+@pytest.mark.parametrize("n", [1, 5])
 @both
-def test_states_that_have_a_batch_axis_of_their_own_are_refused(script):
-    net = script.Net(6, 2)
-    s, a, v_t = batch(script, 5, 2)
-    net.loss_func(s, a, v_t)
+def test_observations_that_have_a_batch_axis_of_their_own_are_refused(script, n):
+    """An environment that observes (1, 6): the loss would broadcast to a wrong value."""
+    torch.manual_seed(0)
+    gnet, lnet = script.Net(6, 2), script.Net(6, 2)
+    before = gnet.v2.bias.item()
+    opt = torch.optim.SGD(gnet.parameters(), lr=0.01)
+    action = 1
+    if script is continuous_A3C:
+        action = np.zeros(2, np.float32)
+    actions, rewards = [action] * n, [1.0] * n
+    s = np.ones((1, 6), np.float32)
     with pytest.raises(ValueError, match=r"give states \(n, s_dim\)"):
-        net.loss_func(s[:, None], a, v_t)
+        push_and_pull(opt, lnet, gnet, False, s, [s] * n, actions, rewards, 0.9)
+    assert gnet.v2.bias.item() == before
+    push_and_pull(opt, lnet, gnet, False, s[0], [s[0]] * n, actions, rewards, 0.9)
+    assert gnet.v2.bias.item() != before
+    assert "(without a batch axis)" in " ".join(push_and_pull.__doc__.split())
 
 
 @both

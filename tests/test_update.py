@@ -1,4 +1,4 @@
-"""v_wrap, set_init, push_and_pull and SharedAdam, as a fork with its own networks uses them."""
+"""v_wrap, set_init, push_and_pull and SharedAdam, as a program with its own networks uses them."""
 
 import copy
 
@@ -116,14 +116,14 @@ def test_a_norm_that_would_clip_everything_is_refused(max_grad_norm):
     assert gnet.w.item() == 2.0
 
 
-@pytest.mark.parametrize("own", [False, True, 0, 7, None])
+@pytest.mark.parametrize("own", [False, True, 0, 1, 7, None])
 def test_a_tenth_argument_of_a_programs_own_fails(own):
-    lnet, gnet = Scalar(), Scalar()
+    lnet, gnet = Scalar(w=3.0), Scalar()
     opt = torch.optim.SGD(gnet.parameters(), lr=0.1)
     one = np.ones(1, np.float32)
     with pytest.raises(TypeError, match="positional"):
         push_and_pull(opt, lnet, gnet, False, one, [one], [0], [1.0], 0.5, own)
-    assert gnet.w.item() == 2.0
+    assert (gnet.w.item(), lnet.w.item()) == (2.0, 3.0)
 
 
 @pytest.mark.parametrize("reward", [float("nan"), float("inf"), 1e30])
@@ -141,6 +141,7 @@ def test_buffers_are_not_pulled():
         net.register_buffer("seen_so_far", torch.tensor(value))
     update(lnet=lnet, gnet=gnet)
     assert (lnet.seen_so_far.item(), gnet.seen_so_far.item()) == (1.0, 2.0)
+    assert "Buffers are not pulled" in push_and_pull.__doc__
 
 
 class Policy(nn.Module):
@@ -170,13 +171,22 @@ class Policy(nn.Module):
         return ((v_t - values).pow(2).squeeze(1) - log_pi * advantage).mean()
 
 
+def linear():
+    return nn.Linear(5, 8)
+
+
+def sequence():
+    return nn.Sequential(nn.Flatten(), nn.Linear(5, 8))
+
+
 def conv():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten())
 
 
 BODIES = {
-    "vector": (lambda: nn.Linear(5, 8), 8, (5,), np.float32),
-    "float64": (lambda: nn.Linear(5, 8), 8, (5,), np.float64),
+    "vector": (linear, 8, (5,), np.float32),
+    "float64": (linear, 8, (5,), np.float64),
+    "sequence of one": (sequence, 8, (1, 5), np.float32),  # no batch axis: it is not squeezed
     "image": (conv, 4 * 6 * 6, (3, 8, 8), np.uint8),
 }
 ACTIONS = {
@@ -253,24 +263,33 @@ def test_several_switches_a_step_are_numbers_to_score(dtype):
     assert not torch.equal(gnet.pi.weight, before)
 
 
-class Choices(Switches):
-    """Not ours: two choices a step, of two each, scored by one Categorical for each."""
+class Choices(nn.Module):
+    """Not ours: two choices a step, of three each, scored by a Categorical each."""
+
+    def __init__(self):
+        super().__init__()
+        self.pi, self.v = nn.Linear(3, 6), nn.Linear(3, 1)
+
+    def forward(self, s):
+        return self.pi(s).view(-1, 2, 3), self.v(s)
 
     def loss_func(self, s, a, v_t):
         self.seen = s, a, v_t
         logits, values = self.forward(s)
-        chosen = logits.gather(1, a)
-        return ((v_t - values).pow(2) - chosen).mean()
+        log_pi = torch.distributions.Categorical(logits=logits).log_prob(a).sum(1)
+        return ((v_t - values).pow(2).squeeze(1) - log_pi).mean()
 
 
-def test_an_array_of_int64_stays_as_it_is():
+def test_several_choices_a_step_stay_int64():
     gnet, lnet = Choices(), Choices()
+    before = gnet.pi.weight.clone()
     opt = torch.optim.SGD(gnet.parameters(), lr=0.1)
     s = np.ones(3, np.float32)
-    actions = [np.array([1, 0]), np.array([1, 1])]
+    actions = [np.array([1, 0]), np.array([2, 1])]
     push_and_pull(opt, lnet, gnet, True, s, [s, s], actions, [1.0, 0.0], 0.9)
     assert lnet.seen[1].dtype == torch.int64
-    assert lnet.seen[1].tolist() == [[1, 0], [1, 1]]
+    assert lnet.seen[1].tolist() == [[1, 0], [2, 1]]
+    assert not torch.equal(gnet.pi.weight, before)
 
 
 @pytest.mark.parametrize("options", [{}, {"betas": (0.5, 0.7), "eps": 1e-3, "weight_decay": 0.1}])
@@ -310,11 +329,27 @@ def test_all_of_shared_adams_state_is_shared_also_after_loading():
         opt.load_state_dict(copy.deepcopy(state))
 
 
-def ten_steps(net, opt):
+def ten_steps(net, opt, gradient=1.0):
     for _ in range(10):
         for p in net.parameters():
-            p.grad = torch.ones_like(p)
+            p.grad = torch.full_like(p, gradient)
         opt.step()
+
+
+def test_a_saved_state_goes_on_where_it_stood(tmp_path):
+    net, whole = nn.Linear(3, 2), nn.Linear(3, 2)
+    whole.load_state_dict(net.state_dict())
+    opt = SharedAdam(net.parameters(), lr=0.01)
+    ten_steps(net, opt)
+    torch.save(opt.state_dict(), tmp_path / "opt.pt")
+    continued = SharedAdam(net.parameters())
+    continued.load_state_dict(torch.load(tmp_path / "opt.pt", weights_only=True))
+    ten_steps(net, continued, gradient=-3.0)
+    uninterrupted = torch.optim.Adam(whole.parameters(), lr=0.01, betas=(0.9, 0.99))
+    ten_steps(whole, uninterrupted)
+    ten_steps(whole, uninterrupted, gradient=-3.0)
+    for p, q in zip(net.parameters(), whole.parameters()):
+        assert torch.allclose(p, q, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])

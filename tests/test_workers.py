@@ -54,15 +54,21 @@ def test_a_return_may_be_an_array_of_one_number(ep_r, capsys):
 
 def test_a_return_of_two_numbers_is_an_error_that_counts_nothing():
     global_ep, global_ep_r, queue = shared()
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="size 1"):
         utils.record(global_ep, global_ep_r, np.ones(2), queue, "w00")
     assert (global_ep.value, queue.empty()) == (0, True)
 
 
-def test_a_run_that_is_continued_goes_on_from_its_average():
-    global_ep, global_ep_r, queue = mp.Value("i", 100), mp.Value("d", 150.0), mp.SimpleQueue()
-    utils.record(global_ep, global_ep_r, 200.0, queue, "w00")
-    assert (global_ep.value, queue.get()) == (101, pytest.approx(150.5))
+def test_a_run_that_is_continued_goes_on_from_its_average(capsys):
+    global_ep, global_ep_r, queue = mp.Value("i", 100), mp.Value("d", 200.0), mp.SimpleQueue()
+    for ep_r in (200.0, 200.0, 100.0):
+        utils.record(global_ep, global_ep_r, ep_r, queue, "w00")
+    assert [queue.get(), queue.get(), queue.get()] == pytest.approx([200.0, 200.0, 199.0])
+    assert capsys.readouterr().out.splitlines() == [
+        "w00 Ep: 101 | Ep_r: 200",
+        "w00 Ep: 102 | Ep_r: 200",
+        "w00 Ep: 103 | Ep_r: 199",
+    ]
     for name in ("continue", "`global_ep`", "`global_ep_r`"):
         assert name in utils.record.__doc__
 
@@ -178,7 +184,7 @@ def test_workers_have_names_and_seeds_of_their_own(monkeypatch):
     for name in (0, 11, "w12"):
         env = CountingEnv(50)
         worker, _, _ = worker_of(discrete_A3C, monkeypatch, env, name, max_ep=1)
-        # A fork starts from the parent's generators.
+        # As after a fork: each process starts from its parent's generators.
         random.seed(0)
         torch.manual_seed(worker.name == "w11")
         worker.run()
@@ -188,8 +194,26 @@ def test_workers_have_names_and_seeds_of_their_own(monkeypatch):
     assert len({actions for _, _, actions in runs}) == 3
 
 
+@pytest.mark.parametrize("module", [discrete_A3C, continuous_A3C])
+def test_a_worker_leaves_ctrl_c_to_its_parent_before_all_else(monkeypatch, module):
+    worker, _, _ = worker_of(module, monkeypatch, CountingEnv(), max_ep=0)
+    called = []
+
+    def follow_parent():
+        called.append("follow_parent")
+
+    def make_env(*args, **options):
+        called.append("make_env")
+        return CountingEnv()
+
+    monkeypatch.setattr(module, "follow_parent", follow_parent)
+    monkeypatch.setattr(module, "make_env", make_env)
+    worker.run()
+    assert called == ["follow_parent", "make_env"]
+
+
 class Sleeper(mp.Process):
-    """A fork's worker: records `n` episodes, then does what `end` says."""
+    """Not ours: records `n` episodes, then does what `end` says."""
 
     def __init__(self, name, shared, n=3, seconds=0.0, end=None):
         super().__init__(name=name)
@@ -206,16 +230,31 @@ class Sleeper(mp.Process):
         if self.end == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.end == "threads":
-            queue.put(float(torch.get_num_threads()))
+            queue.put(torch.get_num_threads())
         if self.end == "ctrl-c":
-            queue.put(float(signal.getsignal(signal.SIGINT)))
+            queue.put(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)
         if self.end == "numpy":
             queue.put(np.float32(2))
-            queue.put("a text of the fork's own")
+            queue.put("a text of its own")
         if self.end == "unreadable":
             queue._writer.send_bytes(b"no pickle")
             time.sleep(30)
         queue.put(None)
+
+
+def ctrl_c():
+    """Return whether Ctrl-C is held back, and what it does."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    return signal.SIGINT in blocked, signal.getsignal(signal.SIGINT)
+
+
+@pytest.fixture
+def restore_ctrl_c():
+    """Put Ctrl-C back for the other tests, where a failing one leaves it changed."""
+    _, handler = ctrl_c()
+    yield
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    signal.signal(signal.SIGINT, handler)
 
 
 def test_all_results_of_all_workers_arrive():
@@ -247,10 +286,9 @@ def test_a_worker_that_dies_stops_the_others_and_is_named(capfd, end, told):
     assert not any(w.is_alive() for w in workers)
 
 
-def test_ctrl_c_ends_the_workers_and_keeps_the_results():
+def test_ctrl_c_ends_the_workers_and_keeps_the_results(restore_ctrl_c):
     everything = shared()
     workers = [Sleeper(f"w{i:02d}", everything, 10**6, 0.01) for i in range(2)]
-    previous = signal.getsignal(signal.SIGINT)
 
     def interrupt():
         while everything[0].value < 10:
@@ -258,22 +296,19 @@ def test_ctrl_c_ends_the_workers_and_keeps_the_results():
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    try:
-        res, seconds, failure = utils.run_workers(workers, everything[2])
-        # The next Ctrl-C ends the program at once.
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    assert (failure, seconds < 5) == (130, True)
+    res, seconds, failure = utils.run_workers(workers, everything[2])
+    assert ctrl_c() == (False, signal.SIG_DFL)  # the next one ends the program at once
+    assert failure == 130
+    assert seconds < 5
     assert len(res) >= 10
     assert not any(w.is_alive() for w in workers)
 
 
-def test_what_a_fork_queues_arrives():
+def test_whatever_a_worker_queues_arrives():
     everything = shared()
     workers = [Sleeper("w00", everything, 1, 0, "numpy")]
     res, _, failure = utils.run_workers(workers, everything[2])
-    assert (res, failure) == ([1.0, np.float32(2), "a text of the fork's own"], None)
+    assert (res, failure) == ([1.0, np.float32(2), "a text of its own"], None)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -287,22 +322,29 @@ def test_what_cannot_be_read_ends_the_run():
     assert seconds < 5 and "could not be read" in failure
 
 
-@pytest.mark.parametrize("starts", [False, True])
-def test_ctrl_c_is_as_it_was_after_a_run(monkeypatch, starts):
+class Unstartable(Sleeper):
+    """Not ours: there is no process for it."""
+
+    def start(self):
+        raise OSError("no more processes")
+
+
+def test_ctrl_c_is_as_it_was_after_a_run(restore_ctrl_c):
+    before = ctrl_c()
     everything = shared()
-    workers = [Sleeper("w00", everything, 10**6, 0.01), Sleeper("w01", everything)]
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-    previous = signal.getsignal(signal.SIGINT)
-    if starts:
-        utils.run_workers(workers[1:], everything[2])
-    else:
-        monkeypatch.setattr(workers[1], "start", lambda: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            utils.run_workers(workers, everything[2])
-        assert not workers[0].is_alive()
-    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-    handler = signal.signal(signal.SIGINT, previous)
-    assert (mask, handler) == (set(), previous)
+    utils.run_workers([Sleeper("w00", everything)], everything[2])
+    assert ctrl_c() == before
+
+
+def test_a_worker_that_cannot_start_ends_the_others_and_leaves_ctrl_c_as_it_was(restore_ctrl_c):
+    before = ctrl_c()
+    assert before[0] is False
+    everything = shared()
+    workers = [Sleeper("w00", everything, 10**6, 0.01), Unstartable("w01", everything)]
+    with pytest.raises(OSError, match="no more processes"):
+        utils.run_workers(workers, everything[2])
+    assert ctrl_c() == before
+    assert workers[0].exitcode == -signal.SIGKILL
 
 
 def test_workers_use_one_thread_also_where_torch_came_first():
@@ -313,13 +355,13 @@ def test_workers_use_one_thread_also_where_torch_came_first():
         res, _, _ = utils.run_workers([Sleeper("w00", everything, 0, 0, "threads")], everything[2])
     finally:
         torch.set_num_threads(threads)
-    assert res == [1.0]
+    assert res == [1]
 
 
 def test_workers_leave_ctrl_c_to_the_parent():
     everything = shared()
     res, _, _ = utils.run_workers([Sleeper("w00", everything, 0, 0, "ctrl-c")], everything[2])
-    assert res == [float(signal.SIG_IGN)]
+    assert res == [True]
 
 
 def test_a_worker_may_run_without_a_process_of_its_own():
