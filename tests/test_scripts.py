@@ -210,4 +210,4 @@ def test_cartpole_is_learned_as_shipped(copy):
 def test_pendulum_is_learned_as_shipped(copy):
     run = copy.run("continuous_A3C.py", timeout=140, MAX_EP=400, N_WORKERS=2)
     averages = episodes(run.stdout)
-    assert averages[-1] > 0.85 * averages[99]
+    assert averages[-1] > 0.75 * averages[99]
