@@ -101,7 +101,7 @@ def test_the_first_policy_is_uniform(seed):
     stack = np.stack([pong.preprocess(screen())] * 4)
     logits, values = net(v_wrap(np.stack([stack, stack * 0])))
     assert logits.shape == (2, 6) and values.shape == (2, 1)
-    assert (logits.softmax(1) - 1 / 6).abs().max() < 0.01
+    assert (logits.softmax(1) - 1 / 6).abs().max() < 1e-6
 
 
 def test_the_loss_is_a3c_with_half_of_the_critics():
