@@ -9,6 +9,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: later it does nothing
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ def find_program(stem):
         from examples import pong
 
         return pong, pong.make_env(render=True)
+    if find_spec("pygame") is None:
+        sys.exit("The window needs one more package: pip install pygame")
     import continuous_A3C
     import discrete_A3C
 
@@ -45,8 +48,9 @@ def load(net, path):
         net.load_state_dict(torch.load(path, weights_only=True))
     except FileNotFoundError:
         sys.exit(f"WEIGHTS = {WEIGHTS!r}: there is no such file; train first, or change the name.")
-    except RuntimeError:
-        sys.exit(f"WEIGHTS = {WEIGHTS!r}: made by another network than {type(net).__module__}.Net.")
+    except Exception as error:
+        made = f"no weights of {type(net).__module__}.Net ({type(error).__name__})"
+        sys.exit(f"WEIGHTS = {WEIGHTS!r}: {made}; train again, or change the name.")
 
 
 def play(net, env, seed=None):

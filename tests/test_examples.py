@@ -1,11 +1,13 @@
 """The programs in examples/ run from end to end; those of Pong stand in test_pong.py."""
 
 import re
+import sys
 
 import numpy as np
 import pytest
+import torch
 
-from examples import catch, catch_pixels
+from examples import catch, catch_pixels, watch
 
 DUMMY = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
 
@@ -65,7 +67,7 @@ def test_catch_is_learned(copy):
     assert greedy(run.stdout) > 0.3, run.stderr
 
 
-def watch(copy, weights):
+def run_watch(copy, weights):
     options = {"WEIGHTS": f"results/{weights}", "EPISODES": 2, "MAX_STEPS": 20}
     copy.set_constants("examples/watch.py", options)
     return copy.run_python("-m", "examples.watch", environ=DUMMY)
@@ -88,7 +90,7 @@ def test_what_a_run_saved_can_be_watched(copy, program, weights):
     trained = copy.run_python("-m", module)
     assert trained.returncode == 0, trained.stderr
     assert f"/results/{weights}" in trained.stdout
-    run = watch(copy, weights)
+    run = run_watch(copy, weights)
     assert run.returncode == 0, run.stderr
     lines = [line for line in run.stdout.splitlines() if line.startswith("Episode")]
     assert [line.split(":")[0] for line in lines] == ["Episode 1", "Episode 2"]
@@ -104,7 +106,31 @@ def test_what_a_run_saved_can_be_watched(copy, program, weights):
     ],
 )
 def test_weights_that_cannot_be_watched_are_named(copy, weights, told):
-    run = watch(copy, weights)
+    run = run_watch(copy, weights)
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1].startswith(f"WEIGHTS = 'results/{weights}': ")
     assert told in run.stderr and "Traceback" not in run.stderr
+
+
+def other_network(path):
+    torch.save(torch.nn.Linear(2, 2).state_dict(), path)
+
+
+def no_weights(path):
+    path.write_bytes(b"no weights")
+
+
+@pytest.mark.parametrize("write", [other_network, no_weights])
+def test_weights_that_do_not_fit_are_named(tmp_path, write):
+    path = tmp_path / "CartPole-v0.pt"
+    write(path)
+    with pytest.raises(SystemExit) as error:
+        watch.load(torch.nn.Linear(3, 3), path)
+    assert "no weights of" in error.value.code and "train again" in error.value.code
+
+
+def test_without_pygame_one_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    with pytest.raises(SystemExit) as error:
+        watch.find_program("CartPole-v0")
+    assert error.value.code.endswith("pip install pygame")
