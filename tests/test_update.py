@@ -309,6 +309,28 @@ def test_shared_adam_agrees_with_adam(options):
         assert torch.allclose(p, q, rtol=1e-4, atol=1e-6)
 
 
+def test_shared_adam_leaves_parameters_without_a_gradient_and_keeps_the_options_of_groups():
+    ours, theirs = nn.Linear(3, 2), nn.Linear(3, 2)
+    theirs.load_state_dict(ours.state_dict())
+    frozen = nn.Parameter(torch.ones(2))
+    before = copy.deepcopy(ours.state_dict())
+    for net, kind in ((ours, SharedAdam), (theirs, torch.optim.Adam)):
+        groups = [
+            {"params": [net.weight, frozen], "lr": 0.1},
+            {"params": [nn.Parameter(torch.ones(2))]},
+        ]
+        groups.append({"params": [net.bias], "betas": (0.5, 0.7)})
+        opt = kind(groups, lr=0.01, betas=(0.9, 0.99))
+        for _ in range(3):
+            opt.zero_grad()
+            net(torch.ones(1, 3)).pow(2).sum().backward()
+            opt.step()
+    assert frozen.tolist() == [1.0, 1.0]
+    for p, q, old in zip(ours.parameters(), theirs.parameters(), before.values()):
+        assert torch.allclose(p, q, rtol=1e-4, atol=1e-6)
+        assert not torch.allclose(p, old, atol=1e-3)
+
+
 def state_tensors(opt):
     return [t for state in opt.state.values() for t in state.values()]
 
