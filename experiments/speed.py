@@ -25,7 +25,7 @@ from experiments.copies import ROOT, Copy
 
 ROUNDS = 7
 SECONDS = 3  # of a round, from the first episode on: the start of the workers is a small share
-SEEDS = range(5)  # of the runs until CartPole is solved
+SEEDS = range(10)  # of the runs until CartPole is solved
 BEFORE = None  # "../before": a folder with an earlier version of the four files, to compare with
 
 DATA = Path(__file__).with_name("speed.json")
