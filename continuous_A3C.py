@@ -138,6 +138,8 @@ if __name__ == "__main__":
     speed = sum(w.n_steps.value for w in workers) / seconds
     print(f"{len(res)} episodes in {seconds:.1f} s, {speed:.0f} env steps/s")
     if failure is None:
-        print(f"Greedy policy: mean return {evaluate(gnet, env, SEED):.1f} over 10 episodes")
+        greedy = [evaluate(gnet, env, SEED + episode, episodes=1) for episode in range(10)]
+        mean, spread = sum(greedy) / 10, f"{min(greedy):.1f} to {max(greedy):.1f}"
+        print(f"Greedy policy: mean return {mean:.1f} over 10 episodes, {spread}")
         plt.show()
     raise SystemExit(failure or int(not saved))
