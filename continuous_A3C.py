@@ -23,12 +23,12 @@ from utils import check_constants, evaluate, follow_parent, make_env, run_worker
 from utils import push_and_pull, record, save_results, set_init, v_wrap
 
 ENV_NAME = "Pendulum-v1"
-UPDATE_GLOBAL_ITER = 5  # n, the steps between two updates
-GAMMA = 0.9  # discount factor
-MAX_EP = 3000  # episodes of all workers together
-LR = 2e-4  # learning rate of Adam
+UPDATE_GLOBAL_ITER = 20  # n, the steps between two updates
+GAMMA = 0.95  # discount factor
+MAX_EP = 5000  # episodes of all workers together
+LR = 5e-4  # learning rate of Adam at the start: it falls to 0 until MAX_EP
 BETAS = (0.92, 0.999)  # decay rates of Adam's two averages
-ENTROPY_BETA = 0.005  # weight of the entropy bonus
+ENTROPY_BETA = 0.01  # weight of the entropy bonus
 MAX_GRAD_NORM = None  # 40 clips the gradient to that L2 norm
 N_WORKERS = mp.cpu_count()  # processes, ideally one for each core
 SEED = 0  # of all random numbers
@@ -102,6 +102,8 @@ class Worker(mp.Process):
         lnet.load_state_dict(gnet.state_dict())  # S3 line 4
         r_max = 1e-8  # the largest reward so far, of either sign
         while self.g_ep.value < MAX_EP:
+            # The learning rate is annealed to 0, as in the paper.
+            opt.param_groups[0]["lr"] = LR * max(0.0, 1.0 - self.g_ep.value / MAX_EP)
             s, _ = env.reset()
             buffer_s, buffer_a, buffer_r = [], [], []
             ep_r = 0.0

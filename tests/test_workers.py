@@ -119,6 +119,28 @@ def worker_of(module, monkeypatch, env, name=0, max_ep=2):
     return worker, updates, queue
 
 
+def test_the_learning_rate_of_pendulum_falls_to_zero_and_not_below(monkeypatch):
+    worker, _, _ = worker_of(continuous_A3C, monkeypatch, Paying(4), max_ep=5)
+    group = worker.opt.param_groups[0]
+    rates = []
+
+    def push_and_pull(*arguments, **options):
+        rates.append(group["lr"])
+
+    monkeypatch.setattr(continuous_A3C, "push_and_pull", push_and_pull)
+    worker.run()
+    assert rates == pytest.approx([lr * continuous_A3C.LR for lr in (1.0, 0.8, 0.6, 0.4, 0.2)])
+
+    class Counter:  # other workers count two episodes between two looks at it
+        value = property(lambda counter: next(looks))
+
+    looks = iter([4, 6, 6])
+    worker.g_ep = Counter()
+    monkeypatch.setattr(continuous_A3C, "record", lambda *arguments: None)
+    worker.run()
+    assert rates[5:] == [0.0]
+
+
 @pytest.mark.parametrize("truncates", [False, True])
 def test_a_time_limit_is_not_a_terminal_state(monkeypatch, truncates):
     worker, updates, queue = worker_of(discrete_A3C, monkeypatch, CountingEnv(7, truncates))
