@@ -1,12 +1,13 @@
 """Measure the knobs: the README's table and figure. Run: python -m experiments.knobs
 
-Trains CartPole-v0 with each row of ROWS and each of SEEDS, prints the table of
+Trains CartPole-v0 with each row of ROWS and the seeds of that row, prints the table of
 experiments/README.md and draws knobs.png. Each run is discrete_A3C.py with other constants, in a
 copy of its own. What it gave is kept in knobs.json, and it is run again only with other constants:
-delete that file to measure all of them on your machine (half an hour on 2 cores).
+delete that file to measure all of them on your machine (an hour and a quarter on 2 cores).
 """
 
 import json
+import math
 import re
 import subprocess
 import tempfile
@@ -21,13 +22,14 @@ from experiments.copies import Copy
 
 DATA = Path(__file__).with_name("knobs.json")
 FIGURE = Path(__file__).with_name("knobs.png")
-SEEDS = range(5)
+GREEDY_EPISODES = 100
 SOLVED = 195  # the mean of 100 returns in a row
 BLOCK = 25  # episodes averaged into one point of a curve
 SHIPPED = {
     "UPDATE_GLOBAL_ITER": discrete_A3C.UPDATE_GLOBAL_ITER,
     "GAMMA": discrete_A3C.GAMMA,
     "LR": discrete_A3C.LR,
+    "BETAS": list(discrete_A3C.BETAS),
     "MAX_GRAD_NORM": discrete_A3C.MAX_GRAD_NORM,
     "ENTROPY_BETA": discrete_A3C.ENTROPY_BETA,
     "MAX_EP": discrete_A3C.MAX_EP,
@@ -39,6 +41,7 @@ ROWS = {
     "`UPDATE_GLOBAL_ITER = 10`": {"UPDATE_GLOBAL_ITER": 10},
     "`GAMMA = 0.99`": {"GAMMA": 0.99},
     "`LR = 1e-3`": {"LR": 1e-3},
+    "`BETAS = (0.9, 0.99)`": {"BETAS": [0.9, 0.99]},
     "`MAX_GRAD_NORM = 40`": {"MAX_GRAD_NORM": 40},
     "the three tips": TIPS,
     "the three tips, `GAMMA = 0.9`": {"UPDATE_GLOBAL_ITER": 10, "LR": 1e-3},
@@ -46,27 +49,36 @@ ROWS = {
     "`ENTROPY_BETA = 0`": {"ENTROPY_BETA": 0.0},
     "`N_WORKERS = 1`": {"N_WORKERS": 1},
     "`N_WORKERS = 4`": {"N_WORKERS": 4},
+    "`N_WORKERS = 8`": {"N_WORKERS": 8},
 }
+SEEDS = dict.fromkeys(ROWS, range(10))
+SEEDS["as shipped, 2 workers"] = SEEDS["the three tips"] = range(20)
 
 
-def play(constants, seed):
-    """Run discrete_A3C.py with other `constants`; return what it printed, read and timed.
+def play(constants, seed, changes=(), script="discrete_A3C.py"):
+    """Run `script` with other `constants`; return what it printed, read and timed.
 
     That is the return of each episode, the seconds from the start of the workers to each, the
-    seconds of the whole run and the greedy policy's mean return.
+    seconds of the whole run and the returns of GREEDY_EPISODES of the greedy policy. `changes`:
+    texts of the copy that are other ones, as (file, old, new).
     """
     returns = []
     times = []
     other = []
     with tempfile.TemporaryDirectory(prefix="knobs-") as folder:
         copy = Copy(folder)
-        copy.set_constants("discrete_A3C.py", {**constants, "SEED": seed})
+        copy.set_constants(script, {**constants, "SEED": seed})
+        for change in changes:
+            copy.change(*change)
         # The return itself beside the moving average, which is rounded.
         copy.change("utils.py", "{global_ep_r.value:.0f}", "{global_ep_r.value:.0f} | {ep_r}")
         begin = "    begin = time.perf_counter()\n"
         copy.change("utils.py", begin, f'{begin}    print("The workers start", flush=True)\n')
+        greedy = f"[float(evaluate(gnet, env, seed, 1)) for seed in range({GREEDY_EPISODES})]"
+        end = "    if failure is None:\n"
+        copy.change(script, end, f"{end}        print('Greedy:', {greedy})\n")
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        with copy.start("discrete_A3C.py", **pipes) as process:
+        with copy.start(script, **pipes) as process:
             for line in process.stdout:
                 now = time.perf_counter()
                 episode = re.match(r"w\d\d Ep: \d+ \| Ep_r: -?\d+ \| (\S+)$", line)
@@ -81,21 +93,21 @@ def play(constants, seed):
     if process.returncode != 0:
         raise SystemExit(f"{text}This run ended with status {process.returncode}: {constants}")
     seconds = float(re.search(r"^\d+ episodes in (\S+) s, ", text, re.MULTILINE)[1])
-    greedy = float(re.search(r"^Greedy policy: mean return (\S+) over", text, re.MULTILINE)[1])
-    return np.array(returns), np.array(times), seconds, greedy
+    greedy = json.loads(re.search(r"^Greedy: (.*)$", text, re.MULTILINE)[1])
+    return np.array(returns), np.array(times), seconds, np.array(greedy)
 
 
-def solving_episode(returns):
-    """Return the number of the episode at which 100 in a row average SOLVED, or None."""
+def solving_episode(returns, solved=SOLVED):
+    """Return the number of the episode at which 100 in a row average `solved`, or None."""
     sums = np.convolve(returns, np.ones(100), "valid")  # the first one is of episodes 1 to 100
-    reached = np.flatnonzero(sums >= 100 * SOLVED)
+    reached = np.flatnonzero(sums >= 100 * solved)
     return int(reached[0]) + 100 if len(reached) else None
 
 
-def train(constants, seed):
+def train(constants, seed, changes=()):
     """Train with other `constants` than the shipped ones; return what table and figure need."""
     constants = {**SHIPPED, **constants}
-    returns, times, seconds, greedy = play(constants, seed)
+    returns, times, seconds, greedy = play(constants, seed, changes)
     returns = returns[: constants["MAX_EP"]]  # without what other workers had under way
     moving_average = returns[0]
     for r in returns[1:]:
@@ -108,59 +120,117 @@ def train(constants, seed):
         "seconds": None if solved is None else round(float(times[solved - 1]), 1),
         "of all": seconds,
         "moving average": round(float(moving_average), 1),
-        "greedy": greedy,
+        "greedy": round(float(greedy.mean()), 1),
+        "greedy, standard error": round(float(greedy.std(ddof=1) / len(greedy) ** 0.5), 1),
         "curve": blocks.mean(axis=1).round(1).tolist(),
     }
 
 
+def interval(k, n):
+    """Return the 95% interval of a share of which k of n were seen (Wilson's score interval)."""
+    z = 1.96
+    middle = (k + z**2 / 2) / (n + z**2)
+    half = z / (n + z**2) * (k * (n - k) / n + z**2 / 4) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def spread(values):
+    """Return "median (low to high)": of 20 values or more from the 10% to the 90% quantile."""
+    ends = [10, 90] if len(values) >= 20 else [0, 100]
+    low, high = np.percentile(values, ends)
+    return f"{np.median(values):.0f} ({low:.0f} to {high:.0f})"
+
+
+def greedy_cell(runs):
+    """Return the greedy scores of `runs`; behind ±, the median of their standard errors."""
+    error = np.median([run["greedy, standard error"] for run in runs])
+    return f"{spread([run['greedy'] for run in runs])} ± {error:.1f}"
+
+
 def table(data):
-    """Return the table in Markdown: medians, and (low to high); to solve: of those that did."""
-    lines = ["| changed | solved | episodes to solve | seconds | final moving average | greedy |"]
-    lines.append("|---|---|---|---|---|---|")
+    """Return the table in Markdown; episodes and seconds are medians of those that solved it."""
+    header = "| changed | solved (95% interval) | episodes to solve | seconds"
+    lines = [
+        f"{header} | final moving average | greedy ± standard error |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in ROWS:
-        runs = [data[row][str(seed)] for seed in SEEDS]
+        runs = [data[row][str(seed)] for seed in SEEDS[row]]
         solved = [run for run in runs if run["solved"]]
-        cells = [row, f"{len(solved)} of {len(runs)}"]
+        low, high = interval(len(solved), len(runs))
+        cells = [row, f"{len(solved)} of {len(runs)} ({low:.0%} to {high:.0%})"]
         for key in ("solved", "seconds"):
             cells.append(f"{np.median([run[key] for run in solved]):.0f}" if solved else "-")
-        for key in ("moving average", "greedy"):
-            values = [run[key] for run in runs]
-            cells.append(f"{np.median(values):.0f} ({min(values):.0f} to {max(values):.0f})")
+        cells.append(spread([run["moving average"] for run in runs]))
+        cells.append(greedy_cell(runs))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def draw(data):
-    """Draw median and quartiles over the seeds of each row's curve, the shipped one behind it."""
-    fig, axes = plt.subplots(3, 4, figsize=(13, 8), sharex=True, sharey=True, layout="constrained")
-    curves = {row: np.array([data[row][str(seed)]["curve"] for seed in SEEDS]) for row in ROWS}
-    episodes = np.arange(1, 1 + SHIPPED["MAX_EP"] // BLOCK) * BLOCK
-    axes.flat[-1].remove()  # 11 rows
-    for ax, (row, curve) in zip(axes.flat, curves.items()):
-        ax.plot(episodes, np.median(curves["as shipped, 2 workers"], axis=0), color="silver")
-        low, median, high = np.percentile(curve, [25, 50, 75], axis=0)
+def draw(data, seeds, shipped, figure, solved=None):
+    """Draw median and quartiles of the curves of each row, those of the row `shipped` behind.
+
+    `seeds` holds the seeds of each row. A dashed line shows the return `solved`.
+    """
+    n_columns = 4
+    n_rows = math.ceil(len(seeds) / n_columns)
+    size = (13, 0.5 + 2.4 * n_rows)
+    fig = plt.figure(figsize=size, layout="constrained")
+    axes = fig.subplots(n_rows, n_columns, sharex=True, sharey=True).flat
+    curves = {}
+    for row in seeds:
+        curves[row] = np.array([data[row][str(seed)]["curve"] for seed in seeds[row]])
+    episodes = np.arange(1, 1 + curves[shipped].shape[1]) * BLOCK
+    for ax, row in zip(axes, seeds):
+        ax.plot(episodes, np.median(curves[shipped], axis=0), color="silver")
+        low, median, high = np.percentile(curves[row], [25, 50, 75], axis=0)
         ax.fill_between(episodes, low, high, alpha=0.3, linewidth=0)
         ax.plot(episodes, median)
-        ax.axhline(SOLVED, color="gray", linestyle="--", linewidth=0.8)
+        if solved is not None:
+            ax.axhline(solved, color="gray", linestyle="--", linewidth=0.8)
         ax.set_title(row.replace("`", ""), size=10)
-    fig.supxlabel("Episode (gray: as shipped; dashed: solved)")
-    fig.supylabel(f"Return, mean of {BLOCK} episodes: median and quartiles of {len(SEEDS)} seeds")
-    fig.savefig(FIGURE, dpi=80)
+    for ax in axes[len(seeds) :]:
+        ax.remove()
+    dashed = "" if solved is None else "; dashed: solved"
+    fig.supxlabel(f"Episode (gray: as shipped{dashed})")
+    fig.supylabel(f"Return, mean of {BLOCK} episodes:\nmedian and quartiles of the seeds")
+    fig.savefig(figure, dpi=80)
+
+
+def fill(path, seeds, train_row, constants_of):
+    """Train what is missing in the data file `path`, and return all of it.
+
+    The data are {row: {seed: result}}, and `seeds` holds the seeds of each row. What was trained
+    with other constants than `constants_of(row)` is missing too.
+    """
+    data = json.loads(path.read_text()) if path.exists() else {}
+    missing = []
+    # All rows of a seed before the next seed: what else the machine does then hits all rows.
+    for seed in range(max(max(row_seeds) for row_seeds in seeds.values()) + 1):
+        for row in seeds:
+            kept = data.get(row, {}).get(str(seed))
+            if seed in seeds[row] and (kept is None or kept["constants"] != constants_of(row)):
+                missing.append((row, seed))
+    begin = time.perf_counter()
+    for number, (row, seed) in enumerate(missing, 1):
+        result = train_row(row, seed)
+        data.setdefault(row, {})[str(seed)] = result
+        path.write_text(json.dumps(data, separators=(",", ":")) + "\n")
+        left = (time.perf_counter() - begin) / number * (len(missing) - number) / 60
+        print({"row": row, "seed": seed, **result, "curve": "..."})
+        print(f"run {number} of {len(missing)}, {left:.0f} minutes left", flush=True)
+    return data
 
 
 def main():
-    data = json.loads(DATA.read_text()) if DATA.exists() else {}
-    # All rows of a seed before the next seed: what else the machine does then hits all rows.
-    for seed in SEEDS:
-        for row, constants in ROWS.items():
-            runs = data.setdefault(row, {})
-            kept = runs.get(str(seed))
-            if kept is None or kept["constants"] != {**SHIPPED, **constants}:
-                runs[str(seed)] = train(constants, seed)
-                DATA.write_text(json.dumps(data, separators=(",", ":")) + "\n")
-                print({"row": row, "seed": seed, **runs[str(seed)], "curve": "..."}, flush=True)
+    data = fill(
+        DATA,
+        SEEDS,
+        lambda row, seed: train(ROWS[row], seed),
+        lambda row: {**SHIPPED, **ROWS[row]},
+    )
     print(table(data))
-    draw(data)
+    draw(data, SEEDS, "as shipped, 2 workers", FIGURE, SOLVED)
 
 
 if __name__ == "__main__":
