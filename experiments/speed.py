@@ -26,12 +26,18 @@ from experiments.copies import ROOT, Copy
 ROUNDS = 7
 SECONDS = 3  # of a round, from the first episode on: the start of the workers is a small share
 SEEDS = range(10)  # of the runs until CartPole is solved
+PENDULUM_SEEDS = range(5)  # of the runs until 100 returns of Pendulum average PENDULUM_SOLVED
+PENDULUM_SOLVED = -250
 BEFORE = None  # "../before": a folder with an earlier version of the four files, to compare with
 
 DATA = Path(__file__).with_name("speed.json")
 FILES = ("discrete_A3C.py", "continuous_A3C.py", "utils.py", "shared_adam.py")
+LATE = "`OMP_NUM_THREADS` below `import torch`"
 SCRIPTS = {"CartPole": "discrete_A3C.py", "Pendulum": "continuous_A3C.py"}
-SB3 = "Stable-Baselines3 A2C, 8 environments"
+SB3 = {
+    "A2C": "Stable-Baselines3 A2C, 8 environments",
+    "PPO": "Stable-Baselines3 PPO, 8 environments",
+}
 SOLVING = {
     "as shipped, 2 workers": {},
     "the three tips, 2 workers": {**knobs.TIPS, "MAX_EP": 1000},
@@ -77,6 +83,17 @@ STOCK_LINES = {
     ],
 }
 
+# A mistake of many A3C programs that costs speed: OMP_NUM_THREADS is set below `import torch`.
+OPENMP_TOO_LATE = [
+    ("discrete_A3C.py", 'os.environ["OMP_NUM_THREADS"] = "1"', ""),
+    (
+        "discrete_A3C.py",
+        "import torch.nn.functional as F\n",
+        'import torch.nn.functional as F\n\nos.environ["OMP_NUM_THREADS"] = "1"\n',
+    ),
+    ("utils.py", "        torch.set_num_threads(1)", "        #"),  # which covers up the mistake
+]
+
 
 def shipped(folder, script):
     """Return a copy of the collection in `folder`."""
@@ -89,6 +106,14 @@ def stock(folder, script):
     shutil.copy(Path(__file__).with_name("stock.py"), copy.folder)
     for old, new in STOCK_IMPORTS + STOCK_LINES[script]:
         copy.change(script, old, new)
+    return copy
+
+
+def too_late(folder, script):
+    """Return a copy whose discrete_A3C.py sets OMP_NUM_THREADS too late."""
+    copy = Copy(folder)
+    for change in OPENMP_TOO_LATE:
+        copy.change(*change)
     return copy
 
 
@@ -164,8 +189,15 @@ def solve_a3c(constants, seed):
     return {"solved": result["solved"], "seconds": result["seconds"]}
 
 
-def solve_sb3(seed):
-    result, _ = run_module("speed_sb3", "solve", seed)
+def solve_pendulum(seed):
+    returns, times, _, _ = knobs.play({"N_WORKERS": 2}, seed, script="continuous_A3C.py")
+    solved = knobs.solving_episode(returns, PENDULUM_SOLVED)
+    seconds = None if solved is None else round(float(times[solved - 1]), 1)
+    return {"solved": solved, "seconds": seconds}
+
+
+def solve_sb3(algorithm, seed):
+    result, _ = run_module("speed_sb3", algorithm, "solve", seed)
     return result
 
 
@@ -186,8 +218,12 @@ def speed_contestants():
         ]
         if BEFORE is not None:
             contestants.append((f"{env}, 1 worker, before", run_script, (script, before, 1)))
+    late = ("discrete_A3C.py", too_late, 2)
+    contestants.append((f"CartPole, 2 workers, {LATE}", run_script, late))
     if has_sb3():
-        contestants.append((f"CartPole, {SB3}", run_module, ("speed_sb3", "seconds", SECONDS)))
+        for algorithm, name in SB3.items():
+            arguments = ("speed_sb3", algorithm, "seconds", SECONDS)
+            contestants.append((f"CartPole, {name}", run_module, arguments))
     return contestants
 
 
@@ -197,7 +233,8 @@ def solving_contestants():
     for name, constants in SOLVING.items():
         contestants.append((name, solve_a3c, (constants,)))
     if has_sb3():
-        contestants.append((SB3, solve_sb3, ()))
+        for algorithm, name in SB3.items():
+            contestants.append((name, solve_sb3, (algorithm,)))
     return contestants
 
 
@@ -212,23 +249,24 @@ def speed_table(rounds):
         lines.append(f"| {name} | {rate:.0f} | {statistics.median(megabytes):.0f} |")
     lines.append("")
     for env in SCRIPTS:
-        ours = rounds[f"{env}, 1 worker"]
-        for other, what in (
-            ("1 worker of stock parts", "stock parts"),
-            ("1 worker, before", "before"),
+        one, two = f"{env}, 1 worker", f"{env}, 2 workers"
+        for ours, other, what in (
+            (one, f"{env}, 1 worker of stock parts", "stock parts"),
+            (two, one, "1 worker"),
+            (one, f"{env}, 1 worker, before", "before"),
         ):
-            if f"{env}, {other}" in rounds:
-                pairs = zip(ours, rounds[f"{env}, {other}"])
+            if ours in rounds and other in rounds:
+                pairs = zip(rounds[ours], rounds[other])
                 ratios = [our_rate / rate for (our_rate, _), (rate, _) in pairs]
                 spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-                lines.append(f"- {env}, 1 worker: {spread} times the steps/s of {what}")
+                lines.append(f"- {ours}: {spread} times the steps/s of {what}")
     return "\n".join(lines)
 
 
-def solving_table(runs):
+def solving_table(what, runs):
     """Return the table of {name: [{"solved": episodes or None, "seconds": ...}, ...]}."""
     number = max(len(results) for results in runs.values())
-    lines = [f"Until CartPole-v0 is solved, medians of those of {number} seeds that solved it:", ""]
+    lines = [f"Until {what}, medians of those of {number} seeds that got there:", ""]
     lines.append("| contestant | solved | episodes | seconds (fastest to slowest) |")
     lines.append("|---|---|---|---|")
     for name, results in runs.items():
@@ -245,29 +283,47 @@ def solving_table(runs):
 
 
 def table(data):
-    """Return what was measured in Markdown: two tables, and the ratios between them."""
-    return f"{speed_table(data['speed'])}\n\n{solving_table(data['solving'])}"
+    """Return what was measured in Markdown: three tables, and the ratios of the first."""
+    mean = f"the mean of 100 returns of Pendulum-v1 is {PENDULUM_SOLVED}"
+    parts = [
+        speed_table(data["speed"]),
+        solving_table("CartPole-v0 is solved", data["solving"]),
+        solving_table(mean, data["solving Pendulum"]),
+    ]
+    return "\n\n".join(parts)
 
 
-def keep(data, kind, name, result):
-    data[kind].setdefault(name, []).append(result)
-    DATA.write_text(json.dumps(data, indent=1) + "\n")
-    print(f"{name}: {result}", flush=True)
+def measurements():
+    """Return (kind, name, number of the result, function, its arguments), in turn."""
+    found = []
+    for number in range(ROUNDS):
+        for name, function, arguments in speed_contestants():
+            found.append(("speed", name, number, function, arguments))
+    for number, seed in enumerate(SEEDS):
+        for name, function, arguments in solving_contestants():
+            found.append(("solving", name, number, function, (*arguments, seed)))
+    for number, seed in enumerate(PENDULUM_SEEDS):
+        name = "as shipped, 2 workers"
+        found.append(("solving Pendulum", name, number, solve_pendulum, (seed,)))
+    return found
 
 
 def main():
-    data = {"seconds of a round": SECONDS, "speed": {}, "solving": {}}
+    data = {"seconds of a round": SECONDS, "speed": {}, "solving": {}, "solving Pendulum": {}}
     if DATA.exists():
         data = json.loads(DATA.read_text())
-    for number in range(ROUNDS):
-        for name, function, arguments in speed_contestants():
-            if len(data["speed"].get(name, [])) == number:
-                rate, megabytes = function(*arguments)
-                keep(data, "speed", name, (round(rate, 1), round(megabytes, 1)))
-    for number, seed in enumerate(SEEDS):
-        for name, function, arguments in solving_contestants():
-            if len(data["solving"].get(name, [])) == number:
-                keep(data, "solving", name, function(*arguments, seed))
+    missing = [m for m in measurements() if len(data[m[0]].get(m[1], [])) <= m[2]]
+    begin = time.perf_counter()
+    for done, (kind, name, _, function, arguments) in enumerate(missing, 1):
+        result = function(*arguments)
+        if kind == "speed":
+            rate, megabytes = result
+            result = [round(rate, 1), round(megabytes, 1)]
+        data[kind].setdefault(name, []).append(result)
+        DATA.write_text(json.dumps(data, indent=1) + "\n")
+        left = (time.perf_counter() - begin) / done * (len(missing) - done) / 60
+        text = f"{done} of {len(missing)}, {left:.0f} minutes left"
+        print(f"{name}: {result}: {text}", flush=True)
     print(table(data))
 
 
