@@ -73,7 +73,7 @@ def test_the_rows_of_the_knobs_are_what_was_measured():
     for line in table.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         measured[cells[0]] = cells
-    shown = rows("CartPole-v0, five seeds a row")
+    shown = rows("CartPole-v0, ten seeds a row")
     assert len(shown) >= 5
     for name, solved, episodes, seconds, average in shown:
         full = measured[name]
