@@ -13,7 +13,7 @@ import torch
 
 import continuous_A3C
 import discrete_A3C
-from experiments import clipping, drift, knobs, mistakes, pendulum, speed, stock
+from experiments import catch, clipping, drift, knobs, mistakes, pendulum, speed, stock
 from experiments.copies import ROOT, Copy
 from utils import push_and_pull
 
@@ -124,6 +124,38 @@ def test_the_table_of_pendulum_is_what_was_measured():
     for row in pendulum.ROWS:
         for seed in pendulum.SEEDS[row]:
             assert data[row][str(seed)]["constants"] == pendulum.expected(row), row
+
+
+def test_the_table_of_catch_is_what_was_measured():
+    data = json.loads(catch.DATA.read_text())
+    assert f"\n{catch.table(data)}\n" in README
+    for row in catch.SEEDS:
+        for seed in catch.SEEDS[row]:
+            assert data[row][str(seed)]["constants"] == catch.CONSTANTS, row
+
+
+@pytest.mark.parametrize("row", catch.ROWS)
+def test_a_short_run_of_catch_is_read(monkeypatch, row):
+    monkeypatch.setattr(catch, "CONSTANTS", {"MAX_EP": 20, "N_WORKERS": 1})
+    result = catch.train_row(row, 1)
+    assert result["constants"] == catch.CONSTANTS
+    assert 0 < result["seconds"] < 20 and -1 <= result["greedy"] <= 1
+
+
+def test_an_example_that_fails_says_why(monkeypatch):
+    monkeypatch.setattr(catch, "CONSTANTS", {"LR": -1.0})
+    with pytest.raises(SystemExit, match="(?s)learning rate.*catch.py ended with status 1"):
+        catch.train_row("examples/catch.py", 0)
+
+
+def test_the_table_of_catch():
+    run = {"seconds": 2.0, "greedy": 0.5}
+    data = {row: {str(seed): run for seed in catch.SEEDS[row]} for row in catch.ROWS}
+    data["examples/catch.py"]["3"] = {"seconds": 1.5, "greedy": -1.0}
+    data["examples/catch.py"]["4"] = {"seconds": 3.0, "greedy": 1.0}
+    cells = "20 | 2.0 (1.5 to 3.0) | 0.50 (-1.00 to 1.00) |"
+    line = f"| [examples/catch.py](../examples/catch.py) | {cells}"
+    assert line in catch.table(data).splitlines()
 
 
 @pytest.mark.parametrize("module", [drift, clipping])
