@@ -3,8 +3,8 @@
 Each mistake is a copy of the four files in which just those lines are broken, and runs beside the
 right one, with the same seeds. What was measured is kept in mistakes.json, so that a run that was
 stopped goes on; delete that file to measure again. Prints the table of experiments/README.md and
-draws mistakes.png. Takes half an hour on 2 cores. Needs Linux, and Python below 3.14, where workers
-are forked: without a fork OMP_NUM_THREADS is never too late.
+draws mistakes.png. Takes three quarters of an hour on 2 cores. Needs Linux, and Python below 3.14,
+where workers are forked: without a fork OMP_NUM_THREADS is never too late.
 """
 
 import json
@@ -23,7 +23,7 @@ from experiments.copies import Copy
 
 DATA = Path(__file__).with_name("mistakes.json")
 FIGURE = Path(__file__).with_name("mistakes.png")
-SEEDS = range(5)
+SEEDS = range(10)
 ROUNDS = 5  # of what is about speed
 
 # The lines that each mistake breaks, as (file, old, new).
