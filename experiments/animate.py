@@ -22,6 +22,8 @@ FOLDER = Path(__file__).resolve().parent
 def animate(script, steps=200, every=2):
     """Draw `steps` steps of the greedy policy of `script`'s saved weights, one frame in `every`."""
     weights = ROOT / "results" / f"{script.ENV_NAME}.pt"
+    if not weights.exists():
+        raise SystemExit(f"{weights} is missing: run {Path(script.__file__).name} first.")
     net = script.Net(script.N_S, script.N_A)
     net.load_state_dict(torch.load(weights, weights_only=True))
     env = gym.make(script.ENV_NAME, disable_env_checker=True, render_mode="rgb_array")

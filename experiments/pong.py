@@ -99,8 +99,17 @@ def weights_file(name):
     return ROOT / "results" / f"{name}.pt"
 
 
-def run(name, constants, lines):
-    """Run examples/pong.py with other `constants` and `lines`; return its games, with times."""
+def games_of(name):
+    constants, _ = RUNS[name]
+    return constants.get("MAX_EP", pong.MAX_EP)
+
+
+def run(name, later=0):
+    """Run examples/pong.py as `name` says; return its games, with times.
+
+    After it, `later` more games are to be played: they count in the minutes left.
+    """
+    constants, lines = RUNS[name]
     copy = Copy(tempfile.mkdtemp(prefix="pong-"))
     copy.set_constants("examples/pong.py", constants)
     for old, new in lines:
@@ -122,6 +131,9 @@ def run(name, constants, lines):
             peak = max(peak, memory(process.pid))
             mean = np.mean([r for _, r in games[-GAMES:]])
             line = f"mean of {GAMES} games: {mean:.1f}, {line}"
+            to_play = max(0, games_of(name) - len(games)) + later
+            left = clock.seconds / max(1, len(games)) * to_play / 60
+            line = f"{left:.0f} minutes left for all runs, {line}"
             print(f"{name}: game {len(games)}, {line}", end="", flush=True)
     if process.wait() != 0:
         raise SystemExit(f"{name} failed, see {copy.folder}")
@@ -217,9 +229,11 @@ def animate(net, every=2):
 
 def main():
     data = json.loads(DATA.read_text()) if DATA.exists() else {}
-    for name, (constants, lines) in RUNS.items():
-        if name not in data:
-            data[name] = run(name, constants, lines)
+    missing = [name for name in RUNS if name not in data]
+    for name in RUNS:
+        if name in missing:
+            missing.remove(name)
+            data[name] = run(name, later=sum(games_of(other) for other in missing))
         if name in SHIPPED and "greedy" not in data[name]:
             net = load(name)
             env = pong.make_env()
@@ -227,7 +241,12 @@ def main():
         DATA.write_text(json.dumps(data, separators=(",", ":")) + "\n")
     print(table(data))
     draw(data)
-    animate(load(SHIPPED[0]))
+    weights = weights_file(SHIPPED[0])
+    if weights.exists():
+        animate(load(SHIPPED[0]))
+    else:
+        print(f"{ANIMATION.name} stays as it is: {weights} is missing.", end=" ")
+        print(f"Delete {DATA} to train anew.")
 
 
 if __name__ == "__main__":

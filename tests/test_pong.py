@@ -1,6 +1,7 @@
 """examples/pong.py: what it sees, its network, and short runs from end to end."""
 
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -14,6 +15,8 @@ pytest.importorskip("ale_py", reason="Pong needs ale-py: pip install gymnasium a
 import gymnasium as gym
 
 from examples import pong
+from experiments import pong as experiment
+from experiments.copies import ROOT
 from utils import push_and_pull, v_wrap
 
 WEIGHTS = "ALE-Pong-v5.pt"
@@ -246,3 +249,33 @@ def test_without_ale_py_one_sentence_says_what_to_install(copy):
     run = copy.run_python("-m", "examples.pong")
     assert run.returncode == 1
     assert run.stderr.strip() == "Pong needs two more packages: pip install gymnasium ale-py"
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """Let the experiment write to `tmp_path`, where no weights are."""
+    shutil.copy(experiment.DATA, tmp_path)
+    for name in ("DATA", "FIGURE", "ANIMATION"):
+        monkeypatch.setattr(experiment, name, tmp_path / getattr(experiment, name).name)
+    monkeypatch.setattr(experiment, "weights_file", lambda name: tmp_path / f"{name}.pt")
+    return tmp_path
+
+
+def test_what_was_measured_gives_table_and_figure_without_weights(kept, capsys):
+    experiment.main()
+    table, end = capsys.readouterr().out.split("\npong.gif stays as it is: ")
+    assert f"\n{table}\n" in (ROOT / "experiments" / "README.md").read_text()
+    assert f"{kept / 'as shipped, seed 0.pt'} is missing" in end
+    assert sorted(path.name for path in kept.iterdir()) == ["pong.json", "pong.png"]
+
+
+def test_a_short_run_of_the_experiment_says_how_long_all_take(kept, monkeypatch, capsys):
+    monkeypatch.setitem(experiment.RUNS, "short", ({"MAX_EP": 1, "N_WORKERS": 1}, []))
+    result = experiment.run("short", later=60)
+    [[seconds, r]] = result["games"]
+    assert 0 < seconds < 50 and -21 <= r <= 21
+    line = capsys.readouterr().out
+    assert re.match(rf"short: game 1, \d+ minutes left for all runs, mean of 100 games: {r}", line)
+    # One game is played and 60 are left, each of that time in minutes.
+    assert int(line.split()[3]) == pytest.approx(result["steps"][-1][0], abs=1)
+    assert (kept / "short.pt").exists()
