@@ -1,6 +1,6 @@
 """Measure the knobs: the README's table and figure. Run: python -m experiments.knobs
 
-Trains CartPole-v0 with each row of ROWS and the seeds of that row, prints the table of
+Trains CartPole-v0 with each row of ROWS and the seeds of that row, prints the tables of
 experiments/README.md and draws knobs.png. Each run is discrete_A3C.py with other constants, in a
 copy of its own. What it gave is kept in knobs.json, and it is run again only with other constants:
 delete that file to measure all of them on your machine (an hour and a quarter on 2 cores).
@@ -167,6 +167,59 @@ def table(data):
     return "\n".join(lines)
 
 
+def highest(curve):
+    """Return the highest mean of 100 episodes in a row: of the points of a curve."""
+    points = 100 // BLOCK
+    return max(np.convolve(curve, np.ones(points) / points, "valid"))
+
+
+def fell_again(run, limit):
+    """Return whether a mean of BLOCK episodes was below `limit` after the run was solved."""
+    if run["solved"] is None:
+        return False
+    later = run["curve"][math.ceil(run["solved"] / BLOCK) :]
+    return bool(later) and min(later) < limit
+
+
+def steadiness(data):
+    """Return a table in Markdown of how steady the runs of each row are."""
+    lines = [
+        "| changed | episodes to solve | highest mean of 100 | fell below 150 after it was solved"
+        f" | below 150 after episode 2000 | means of {BLOCK} below 190 after episode 1500"
+        " | greedy below 195 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in ROWS:
+        runs = [data[row][str(seed)] for seed in SEEDS[row]]
+        solved = [run["solved"] for run in runs if run["solved"]]
+        fell = sum(fell_again(run, 150) for run in runs)
+        low = sum(min(run["curve"][2000 // BLOCK :]) < 150 for run in runs)
+        late = np.array([run["curve"][1500 // BLOCK :] for run in runs])
+        failing = sum(run["greedy"] < SOLVED for run in runs)
+        cells = [row, spread(solved) if solved else "-"]
+        cells.append(spread([highest(run["curve"]) for run in runs]))
+        cells += [f"{fell} of {len(solved)}", f"{low} of {len(runs)}", f"{(late < 190).mean():.0%}"]
+        cells.append(f"{failing} of {len(runs)}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def unsolved(data, row="as shipped, 2 workers"):
+    """Return a table in Markdown of the seeds of `row` that did not solve CartPole."""
+    lines = [
+        f"| `SEED` | highest mean of 100 | means of {BLOCK} after episode 2000 | greedy |",
+        "|---|---|---|---|",
+    ]
+    for seed in SEEDS[row]:
+        run = data[row][str(seed)]
+        if run["solved"] is None:
+            late = run["curve"][2000 // BLOCK :]
+            cells = [f"{seed}", f"{highest(run['curve']):.0f}"]
+            cells += [f"{min(late):.0f} to {max(late):.0f}", f"{run['greedy']:.0f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def draw(data, seeds, shipped, figure, solved=None):
     """Draw median and quartiles of the curves of each row, those of the row `shipped` behind.
 
@@ -189,12 +242,21 @@ def draw(data, seeds, shipped, figure, solved=None):
         if solved is not None:
             ax.axhline(solved, color="gray", linestyle="--", linewidth=0.8)
         ax.set_title(row.replace("`", ""), size=10)
+    for ax in axes[len(seeds) - n_columns : len(seeds)]:
+        ax.tick_params(labelbottom=True)  # the lowest of each column
     for ax in axes[len(seeds) :]:
         ax.remove()
     dashed = "" if solved is None else "; dashed: solved"
     fig.supxlabel(f"Episode (gray: as shipped{dashed})")
     fig.supylabel(f"Return, mean of {BLOCK} episodes:\nmedian and quartiles of the seeds")
     fig.savefig(figure, dpi=80)
+
+
+def keep(path, data):
+    """Write `data` as JSON to `path`, whole or not at all: a run may be stopped at any time."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(data, separators=(",", ":")) + "\n")
+    part.replace(path)
 
 
 def fill(path, seeds, train_row, constants_of):
@@ -215,7 +277,7 @@ def fill(path, seeds, train_row, constants_of):
     for number, (row, seed) in enumerate(missing, 1):
         result = train_row(row, seed)
         data.setdefault(row, {})[str(seed)] = result
-        path.write_text(json.dumps(data, separators=(",", ":")) + "\n")
+        keep(path, data)
         left = (time.perf_counter() - begin) / number * (len(missing) - number) / 60
         print({"row": row, "seed": seed, **result, "curve": "..."})
         print(f"run {number} of {len(missing)}, {left:.0f} minutes left", flush=True)
@@ -229,7 +291,7 @@ def main():
         lambda row, seed: train(ROWS[row], seed),
         lambda row: {**SHIPPED, **ROWS[row]},
     )
-    print(table(data))
+    print(table(data), steadiness(data), unsolved(data), sep="\n\n")
     draw(data, SEEDS, "as shipped, 2 workers", FIGURE, SOLVED)
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 
 from examples import pong
 from experiments.copies import ROOT, Copy
+from experiments.knobs import keep
 from experiments.speed import memory
 from utils import v_wrap
 
@@ -238,7 +239,7 @@ def main():
             net = load(name)
             env = pong.make_env()
             data[name]["greedy"] = [int(greedy_game(net, env, i)) for i in range(GREEDY_GAMES)]
-        DATA.write_text(json.dumps(data, separators=(",", ":")) + "\n")
+        keep(DATA, data)
     print(table(data))
     draw(data)
     weights = weights_file(SHIPPED[0])

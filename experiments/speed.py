@@ -4,7 +4,8 @@ Compares the two scripts with a bare environment, with stock parts and with Stab
 it is installed. Each contestant is a process of its own, and all take turns, round after round:
 what a machine does besides hits all alike. What was measured is kept in speed.json, so that a run
 that was stopped goes on; delete that file to measure again. Prints the tables of
-experiments/README.md. Takes a quarter of an hour on 2 cores. Needs Linux, for /proc.
+experiments/README.md. Takes a quarter of an hour on 2 cores. Needs Linux, for /proc; its row of
+OMP_NUM_THREADS needs Python below 3.14, where workers are forked.
 """
 
 import importlib.util
@@ -320,7 +321,7 @@ def main():
             rate, megabytes = result
             result = [round(rate, 1), round(megabytes, 1)]
         data[kind].setdefault(name, []).append(result)
-        DATA.write_text(json.dumps(data, indent=1) + "\n")
+        knobs.keep(DATA, data)
         left = (time.perf_counter() - begin) / done * (len(missing) - done) / 60
         text = f"{done} of {len(missing)}, {left:.0f} minutes left"
         print(f"{name}: {result}: {text}", flush=True)
