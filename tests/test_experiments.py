@@ -13,7 +13,7 @@ import torch
 
 import continuous_A3C
 import discrete_A3C
-from experiments import catch, clipping, drift, knobs, mistakes, pendulum, speed, stock
+from experiments import animate, catch, clipping, drift, knobs, mistakes, pendulum, speed, stock
 from experiments.copies import ROOT, Copy
 from utils import push_and_pull
 
@@ -110,9 +110,10 @@ def test_constants_are_set_and_unknown_ones_refused(tmp_path):
     assert "LR = 0.5" in lines and "MAX_GRAD_NORM = 40" in lines
 
 
-def test_the_table_of_the_knobs_is_what_was_measured():
+def test_the_tables_of_the_knobs_are_what_was_measured():
     data = json.loads(knobs.DATA.read_text())
-    assert f"\n{knobs.table(data)}\n" in README
+    for table in (knobs.table(data), knobs.steadiness(data), knobs.unsolved(data)):
+        assert f"\n{table}\n" in README
     for row, constants in knobs.ROWS.items():
         for seed in knobs.SEEDS[row]:
             assert data[row][str(seed)]["constants"] == {**knobs.SHIPPED, **constants}, row
@@ -172,11 +173,13 @@ def test_the_tables_of_the_speed_are_what_was_measured():
     assert speed.table(json.loads(speed.DATA.read_text())) in README
 
 
-def test_the_table_of_the_mistakes_is_what_was_measured():
+def test_the_tables_of_the_mistakes_are_what_was_measured():
     data = json.loads(mistakes.DATA.read_text())
     assert f"\n{mistakes.table(data)}\n" in README
-    for name, number, _, _ in mistakes.measurements():
-        assert len(data[name]) > number, name
+    assert f"\n{mistakes.seeds_table(data)}\n" in README
+    for row in mistakes.ROWS:
+        for seed in mistakes.SEEDS[row]:
+            assert data[row][str(seed)]["constants"] == mistakes.expected(row), row
 
 
 def test_every_file_and_command_of_the_page_is_there():
@@ -282,6 +285,50 @@ def test_only_what_is_missing_or_has_other_constants_is_trained(tmp_path):
     assert trained[4:] == [("a", 0), ("a", 1)]
 
 
+def test_how_steady_runs_are():
+    up = {"curve": [20.0] * 60 + [200.0] * 60, "solved": 1580, "greedy": 200.0}
+    down = {"curve": up["curve"][:-1] + [140.0], "solved": 1580, "greedy": 190.0}
+    never = {"curve": [20.0] * 60 + [150.0] * 20 + [189.0] * 40, "solved": None, "greedy": 195.0}
+    assert [knobs.highest(run["curve"]) for run in (up, never)] == [200.0, 189.0]
+    assert [knobs.fell_again(run, 150) for run in (up, down, never)] == [False, True, False]
+    # The point in which it was solved does not count: it holds what came before.
+    assert not knobs.fell_again({"curve": [20.0] * 4 + [60.0, 200.0], "solved": 110}, 150)
+    data = {row: {str(seed): up for seed in knobs.SEEDS[row]} for row in knobs.ROWS}
+    row = "`LR = 1e-3`"
+    data[row].update({"3": down, "4": never})
+    cells = "1580 (1580 to 1580) | 200 (189 to 200) | 1 of 9 | 1 of 10 | 10% | 1 of 10 |"
+    assert f"| {row} | {cells}" in knobs.steadiness(data).splitlines()
+    data["as shipped, 2 workers"]["7"] = never
+    assert knobs.unsolved(data).splitlines()[2:] == ["| 7 | 189 | 189 to 189 | 195 |"]
+
+
+def test_data_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "data.json"
+    knobs.keep(path, {"row": 1})
+    with pytest.raises(TypeError):
+        knobs.keep(path, {"row": object()})
+
+    def write_half(part, text):
+        with open(part, "w") as file:
+            file.write(text[: len(text) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(path), "write_text", write_half)
+    with pytest.raises(KeyboardInterrupt):
+        knobs.keep(path, {"row": 2})
+    assert json.loads(path.read_text()) == {"row": 1}
+
+
+def test_the_lines_of_a_script_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(animate, "CONSTANTS", {"N_WORKERS": 1, "MAX_EP": 3})
+    lines = animate.train("discrete_A3C.py", tmp_path)
+    assert re.fullmatch(r"w00 Ep: 1 \| Ep_r: \d+", lines[0]) and " Ep: 2 " in lines[1]
+    assert " Ep: 3 " in lines[2]
+    assert lines[3:5] == [f"Saved .../results/CartPole-v0.{kind}" for kind in ("pt", "png")]
+    assert re.fullmatch(r"3 episodes in \S+ s, \d+ env steps/s", lines[5])
+    assert lines[6].startswith("Greedy policy: mean return ") and len(lines) == 7
+
+
 def test_the_interval_of_a_share():
     low, high = knobs.interval(0, 5)
     assert (low, high) == pytest.approx((0.0, 0.434), abs=1e-3) and f"{low:.0%}" == "0%"
@@ -293,55 +340,135 @@ def test_the_spread_of_few_values_is_their_range_and_of_many_their_quantiles():
     assert knobs.spread(list(range(100, 121))) == "110 (102 to 118)"
 
 
-@pytest.mark.parametrize("name", ["STEP", "GRADIENTS", "BUFFERS", "LIMIT", "ONE_SEED", "OPENMP"])
-def test_the_lines_of_a_mistake_are_there_to_break(tmp_path, name):
-    copy = mistakes.copy_with(tmp_path, getattr(mistakes, name), {"MAX_EP": 3, "N_WORKERS": 1})
-    process = copy.start("discrete_A3C.py", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    stdout, stderr = process.communicate(timeout=50)
-    assert process.returncode == 0, stderr
-    assert "w00 Ep: 3 | " in stdout
+@pytest.mark.parametrize("row", mistakes.ROWS)
+def test_the_lines_of_a_mistake_are_there_to_break(tmp_path, row):
+    _, constants, lines = mistakes.ROWS[row]
+    mistakes.copy_with(tmp_path, lines, constants)
 
 
-def test_the_table_of_the_mistakes():
+@pytest.mark.parametrize("name", mistakes.LEARNING)
+def test_a_mistake_that_learns_wrongly_runs(name):
+    _, constants, lines = mistakes.ROWS[name]
+    printed = mistakes.whole_run({**constants, "MAX_EP": 3, "N_WORKERS": 1}, 0, lines)
+    assert mistakes.episode_numbers(printed) == [1, 2, 3]
+
+
+def measured(name, which, **constants):
+    """Return what is measured of the mistake `name`, in its first seed."""
+    measure, defaults, lines = mistakes.ROWS[f"{name}: {which}"]
+    return measure({**mistakes.knobs.SHIPPED, **defaults, **constants}, 0, lines)
+
+
+def test_one_seed_is_seen_in_the_first_returns():
+    right = measured(mistakes.BEGINNINGS, "right")["returns"]
+    assert right["w00"][:3] != right["w01"][:3]
+    wrong = measured(mistakes.BEGINNINGS, "wrong")["returns"]
+    assert wrong["w00"][:3] == wrong["w01"][:3]
+
+
+def test_a_leak_reports_two_less_than_was_earned():
+    earned = measured(mistakes.REPORTS, "right", MAX_EP=50)["returns"]["w00"]
+    reported = measured(mistakes.REPORTS, "wrong", MAX_EP=50)["returns"]["w00"]
+    assert len(earned) == 50 and [r - 2 for r in earned if r < 200] == reported
+
+
+def test_an_int_as_the_step_of_adam_is_refused():
+    result = measured("Adam's `step` is an int", "wrong")
+    assert "must contain a list of singleton tensors" in result["errors"][0]
+    assert (result["episodes"], result["status"]) == (0, 1)
+
+
+def test_a_parent_that_waits_for_a_dead_worker_stands_still(monkeypatch):
+    name = "the parent waits for a worker that died"
+    result = measured(name, "right", MAX_EP=80)
+    assert result["status"] == 1 and result["last line"].startswith("Worker w01 died: ")
+    assert 50 <= result["episodes"] < 80
+    monkeypatch.setattr(mistakes, "PATIENCE", 6)
+    result = measured(name, "wrong", MAX_EP=80)
+    assert (result["status"], result["episodes"]) == (None, 80)
+
+
+def test_two_locks_let_numbers_come_twice():
+    name = "counter and average have a lock each"
+    assert measured(name, "right", MAX_EP=500) == {"twice": 0, "never": 0}
+    assert measured(name, "wrong", MAX_EP=500)["twice"] > 0
+
+
+def test_an_average_of_0_passes_for_none():
+    assert measured("an average of 0 passes for none", "right") == {"average": 1}
+    assert measured("an average of 0 passes for none", "wrong") == {"average": 100}
+
+
+def test_how_often_numbers_come(monkeypatch):
+    lines = [f"w00 Ep: {number} | Ep_r: 9" for number in (1, 3, 3, 4, 6, 6, 6)]
+    monkeypatch.setattr(mistakes, "whole_run", lambda *arguments: lines)
+    assert mistakes.numbers({}, 0, []) == {"twice": 2, "never": 2}
+
+
+def test_what_the_parent_gathers_is_read(monkeypatch):
+    lines = ["w00 Ep: 31 | Ep_r: 9", "30 episodes in 2.0 s, 5 env steps/s", "Greedy policy: ..."]
+    monkeypatch.setattr(mistakes, "whole_run", lambda *arguments: lines)
+    assert mistakes.gathered({}, 0, []) == {"gathered": 30}
+
+
+def test_the_tables_of_the_mistakes():
     # Curves of 25 episodes a point; 1000 episodes are 40 points, 3000 are 120.
     good = {"curve": [20.0] * 36 + [50.0] * 4 + [100.0] * 76 + [190.0] * 4, "solved": 2000}
     better = {"curve": good["curve"][:116] + [196.0, 198.0, 198.0, 200.0], "solved": 900}
     bad = {"curve": [15.0] * 120, "solved": None}
-    data = dict.fromkeys(mistakes.RIGHT, [good, better, good])
-    data.update(dict.fromkeys(mistakes.LEARNING, [bad, good, bad]))
-    data["first returns, right"] = [[[9, 10, 11], [9, 10, 12]]] * 3
-    data["first returns, one seed"] = [[[9, 10, 11], [9, 10, 11]]] * 2 + [[[9, 9, 9], [8, 9, 9]]]
-    data["steps/s, OpenMP in time"] = [9000.0, 11000.0, 10000.0]
-    data["steps/s, OpenMP too late"] = [400.0, 200.0, 300.0]
-    data["reports with the leak"] = [[[20.0, 18.0], [200.0, 200.0]], [[17.0, 15.0]]]
+    for seconds, run in enumerate((good, better, bad)):
+        run["of all"] = 10 + seconds
+    ends = {"episodes": 200, "status": 0, "errors": [], "last line": "the greedy policy"}
+    runs = dict.fromkeys(mistakes.RIGHT, [good, better, good])
+    runs.update(dict.fromkeys(mistakes.LEARNING, [bad, good, bad]))
+    for name, (_, tell, _, _, _) in mistakes.OTHER.items():
+        if tell in (mistakes.tell_end, mistakes.tell_error):
+            died = {**ends, "status": 1, "last line": "Worker w01 died: <w01>"}
+            still = {**ends, "status": None, "errors": ["RuntimeError: no"]}
+            runs[f"{name}: right"] = [died] if "died" in name else [ends]
+            runs[f"{name}: wrong"] = [still, {**still, "episodes": 100}, {**still, "episodes": 101}]
+    first = {"returns": {"w00": [9, 10, 11, 1], "w01": [9, 10, 11, 2]}}
+    second = {"returns": {"w00": [9, 10, 11], "w01": [9, 10, 12]}}
+    runs[f"{mistakes.BEGINNINGS}: right"] = [second, second]
+    runs[f"{mistakes.BEGINNINGS}: wrong"] = [first, second]
+    runs[f"{mistakes.OPENMP}: right"] = [{"steps/s": x} for x in (9000.0, 11000.0, 10000.0)]
+    runs[f"{mistakes.OPENMP}: wrong"] = [{"steps/s": x} for x in (400.0, 200.0, 300.0)]
+    runs[f"{mistakes.REPORTS}: right"] = [first, second]
+    runs[f"{mistakes.REPORTS}: wrong"] = [{"returns": {"w00": [7, 8]}}]
+    name = "counter and average have a lock each"
+    runs[f"{name}: right"] = [{"twice": 0, "never": 0}] * 2
+    runs[f"{name}: wrong"] = [{"twice": 5, "never": 9}, {"twice": 7, "never": 9}]
+    name = "the parent stops at the first worker that is done"
+    runs[f"{name}: right"] = runs[f"{name}: wrong"] = [{"gathered": 207}] * 2
+    name = "an average of 0 passes for none"
+    runs[f"{name}: right"] = runs[f"{name}: wrong"] = [{"average": 1}]
+    data = {}
+    for row in mistakes.ROWS:
+        data[row] = {}
+        for seed in mistakes.SEEDS[row]:
+            data[row][str(seed)] = runs[row][seed % len(runs[row])]
     lines = mistakes.table(data).splitlines()
-    cells = "190 (190 to 198), solved 3 of 3 | 15 (15 to 190), solved 1 of 3"
-    assert lines[2] == f"| local gradients are not cleared, 3000 episodes, as shipped | {cells} |"
-    cells = "50 (50 to 50), solved 1 of 3 | 15 (15 to 50), solved 0 of 3"
-    assert lines[3] == f"| the buffers are not emptied, 1000 episodes, as shipped | {cells} |"
-    assert lines[6].startswith(
-        "| a time limit passes for terminal, 3000 episodes, the three tips |"
-    )
+    learned = "| local gradients are not cleared, 3000 episodes, as shipped | "
+    cells = "190 (190 to 198), solved 10 of 10 | 15 (15 to 190), solved 3 of 10 |"
+    assert learned + cells in lines
+    limit = "| a time limit passes for terminal, from episode 1001 on | "
     # From the 41st point on: 76 points at 100 and 4 at 190, or 4 at 198 on average; or all at 15.
-    assert lines[7].endswith(" on | 104 (104 to 105) on average | 15 (15 to 104) on average |")
-    assert "in 0 seeds of 3" in lines[8] and "in 2 seeds of 3" in lines[8]
-    rates = "10000 (9000 to 11000) steps/s | 300 (200 to 400) steps/s"
-    assert lines[9] == f"| `OMP_NUM_THREADS` below `import torch` | {rates} |"
-    told = "77.7 is reported; each of 3 episodes is off by 0 or 2"
-    assert lines[10] == f"| the -1 of a fall is reported | 79.0 on average | {told} |"
-
-
-def test_one_seed_is_seen_in_the_first_returns():
-    first, second = mistakes.first_returns([], 0)
-    assert len(first) == len(second) == 3 and first != second
-    first, second = mistakes.first_returns(mistakes.ONE_SEED, 0)
-    assert len(first) == 3 and first == second
-
-
-def test_a_leak_reports_two_less_than_was_earned():
-    pairs = mistakes.reports(0)
-    assert len(pairs) == 200
-    assert all(earned - reported == 2 for earned, reported in pairs if earned < 200)
+    cells = "104 (104 to 105) on average | 15 (15 to 104) on average |"
+    assert limit + cells in lines
+    assert "| an average of 0 passes for none | after returns of 0 and 100 it is 1 |" in lines[-2]
+    text = "\n".join(lines)
+    assert "in 0 seeds of 5 | " in text and "in 3 seeds of 5 |" in text
+    assert "| 10000 (9000 to 11000) steps/s | 300 (200 to 400) steps/s |" in text
+    assert "| ends after 200 episodes: `Worker w01 died` | stands still after episode 101" in text
+    assert "| ends after 200 episodes | ``RuntimeError: no`` |" in text
+    assert "| 0 numbers of 3000 come more than once, 0 never | 5 (5 to 7) numbers" in text
+    assert "| 207 returns reach the parent | 207 returns" in text
+    assert lines[-1].endswith("| 8.5 on average, of 18 episodes | 7.5 on average, of 10 episodes |")
+    lines = mistakes.seeds_table(data).splitlines()
+    row = "| a time limit passes for terminal | 1025 (1025 to 1025) episodes in 3 seeds of 10 | 12 "
+    assert lines[-1].startswith(row)
+    assert "| 15 (15), 190 (190), 15 (15), " in lines[-1]
+    assert "| 190 (190), 198 (200), 190 (190), " in lines[2]
 
 
 class Rule:

@@ -26,6 +26,15 @@ def rows(heading):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
 
 
+def cells_of(table):
+    """Return the cells of each line of `table`, by the first cell."""
+    found = {}
+    for line in table.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        found[cells[0]] = cells
+    return found
+
+
 def test_the_readme_is_short():
     assert len(README.splitlines()) <= 240
 
@@ -69,16 +78,31 @@ def test_every_constant_has_its_value():
 
 def test_the_rows_of_the_knobs_are_what_was_measured():
     table = importlib.import_module("experiments.knobs").table(KNOBS)
-    measured = {}
-    for line in table.splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        measured[cells[0]] = cells
-    shown = rows("CartPole-v0, ten seeds a row")
+    measured = cells_of(table)
+    shown = rows("CartPole-v0, 3000 episodes")
     assert len(shown) >= 5
     for name, solved, episodes, seconds, average in shown:
         full = measured[name]
         assert full[1:4] == [solved, episodes, seconds]
         assert full[4].split()[0] == average
+
+
+def test_the_rows_of_pendulum_are_what_was_measured():
+    pendulum = importlib.import_module("experiments.pendulum")
+    table = pendulum.table(json.loads(pendulum.DATA.read_text()))
+    measured = cells_of(table)
+    shown = rows("Pendulum-v1, 5000 episodes")
+    assert len(shown) >= 4
+    for name, good, last, greedy, seconds in shown:
+        full = measured[name]
+        assert full[-2:] == [good, seconds]
+        assert (full[4].split()[0], full[5].split()[0]) == (last, greedy)
+
+
+def test_the_console_shows_what_was_printed():
+    printed = json.loads((ROOT / "experiments" / "animate.json").read_text())["discrete_A3C.py"]
+    console = re.search(r"```text\n(.*?)```", README, re.DOTALL)[1].splitlines()
+    assert [line for line in console if line != "..."] == [printed[0], *printed[2:]]
 
 
 def test_the_speed_is_what_was_measured():
