@@ -378,12 +378,11 @@ def test_an_int_as_the_step_of_adam_is_refused():
     assert (result["episodes"], result["status"]) == (0, 1)
 
 
-def test_a_parent_that_waits_for_a_dead_worker_stands_still(monkeypatch):
+def test_a_parent_that_waits_for_a_dead_worker_stands_still():
     name = "the parent waits for a worker that died"
-    result = measured(name, "right", MAX_EP=80)
+    result = measured(name, "right", MAX_EP=500)
     assert result["status"] == 1 and result["last line"].startswith("Worker w01 died: ")
-    assert 50 <= result["episodes"] < 80
-    monkeypatch.setattr(mistakes, "PATIENCE", 6)
+    assert 50 <= result["episodes"] < 500
     result = measured(name, "wrong", MAX_EP=80)
     assert (result["status"], result["episodes"]) == (None, 80)
 
@@ -406,7 +405,12 @@ def test_how_often_numbers_come(monkeypatch):
 
 
 def test_what_the_parent_gathers_is_read(monkeypatch):
-    lines = ["w00 Ep: 31 | Ep_r: 9", "30 episodes in 2.0 s, 5 env steps/s", "Greedy policy: ..."]
+    lines = [
+        "31 of them",
+        "w00 Ep: 31 | Ep_r: 9",
+        "30 episodes in 2.0 s, 5 env steps/s",
+        "Greedy policy: ...",
+    ]
     monkeypatch.setattr(mistakes, "whole_run", lambda *arguments: lines)
     assert mistakes.gathered({}, 0, []) == {"gathered": 30}
 
