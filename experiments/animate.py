@@ -1,8 +1,8 @@
 """Train both scripts once, and draw what they learned. Run: python -m experiments.animate
 
-What each run prints is kept in animate.json, and prints again below; its learning curve and an
-animation of its greedy policy are CartPole-v0.png and .gif, and Pendulum-v1.png and .gif. Delete
-animate.json to train anew (two minutes on 2 cores). Needs pygame.
+The first two and the last five lines of each run are kept in animate.json and printed at the end.
+Its learning curve and an animation of its greedy policy are CartPole-v0.png and .gif, and
+Pendulum-v1.png and .gif. Delete animate.json to train anew (two minutes on 2 cores). Needs pygame.
 """
 
 import json

@@ -1,11 +1,10 @@
-"""Measure the README's "what differs", each by its mistake. Run: python -m experiments.mistakes
+"""Measure the README's "what differs", one mistake at a time. Run: python -m experiments.mistakes
 
 Each mistake is a copy of the four files in which just those lines are broken, and runs beside the
-right one, with the same seeds. What was measured is kept in mistakes.json, so that a run that was
-stopped goes on, and is run again only with other constants or lines; delete that file to measure
-again. Prints the tables of experiments/README.md and draws mistakes.png. Takes an hour and a
-quarter on 2 cores. Needs Linux, and Python below 3.14, where workers are forked: without a fork
-OMP_NUM_THREADS is never too late.
+right one, with the same seeds. What was measured is kept in mistakes.json, and measured again only
+with other constants or lines; delete that file to measure all of it again. Prints the tables of
+experiments/README.md and draws mistakes.png. Takes an hour and a quarter on 2 cores. Needs Linux,
+and Python below 3.14, where workers are forked: without a fork OMP_NUM_THREADS is never too late.
 """
 
 import re
@@ -25,6 +24,7 @@ DATA = Path(__file__).with_name("mistakes.json")
 FIGURE = Path(__file__).with_name("mistakes.png")
 SCRIPT = "discrete_A3C.py"
 PATIENCE = 10  # seconds without a new line until a run counts as standing still
+LOADING = 30  # seconds until the first line: torch takes its time
 
 # The lines that each mistake breaks, as (file, old, new).
 GRADIENTS = [("utils.py", "    lnet.zero_grad()  #", "    opt.zero_grad()  #")]
@@ -116,7 +116,7 @@ def copy_with(folder, changes, constants):
 def run(constants, seed, changes, arguments=(SCRIPT,)):
     """Run `python arguments` in a changed copy; return the lines that it prints, and its status.
 
-    A run that prints nothing for PATIENCE seconds is ended, and its status is None.
+    A run that prints nothing more for PATIENCE seconds is ended, and its status is None.
     """
     with tempfile.TemporaryDirectory(prefix="mistakes-") as folder:
         copy = copy_with(folder, changes, {**constants, "SEED": seed})
@@ -125,14 +125,18 @@ def run(constants, seed, changes, arguments=(SCRIPT,)):
             process = copy.start(*arguments, stdout=output, stderr=subprocess.STDOUT)
         size = 0
         grown = time.monotonic()
-        while process.poll() is None and time.monotonic() - grown < PATIENCE:
-            time.sleep(0.1)
-            if printed.stat().st_size > size:
-                size = printed.stat().st_size
-                grown = time.monotonic()
-        status = process.poll()
-        process.kill()
-        process.wait()
+        try:
+            while process.poll() is None:
+                if time.monotonic() - grown > (PATIENCE if size else LOADING):
+                    break
+                time.sleep(0.1)
+                if printed.stat().st_size > size:
+                    size = printed.stat().st_size
+                    grown = time.monotonic()
+            status = process.poll()
+        finally:
+            process.kill()
+            process.wait()
         return printed.read_text().splitlines(), status
 
 
@@ -170,7 +174,12 @@ def end(constants, seed, changes):
     lines, status = run(constants, seed, changes)
     errors = [line for line in lines if re.match(r"\w+Error: ", line)]
     episodes = max(episode_numbers(lines), default=0)
-    return {"episodes": episodes, "status": status, "errors": errors, "last line": lines[-1]}
+    return {
+        "episodes": episodes,
+        "status": status,
+        "errors": errors,
+        "last line": lines[-1] if lines else "",
+    }
 
 
 def gathered(constants, seed, changes):
@@ -193,16 +202,16 @@ def average(constants, seed, changes):
     return {"average": int(re.search(r"Ep: 2 \| Ep_r: (\d+)$", lines[-1])[1])}
 
 
-def spread(runs, key):
+def values(runs, key):
     """Return "median (lowest to highest)", or the value where all are the same."""
-    values = [run[key] for run in runs]
-    if min(values) == max(values):
-        return f"{values[0]}"
-    return f"{statistics.median(values):.0f} ({min(values):.0f} to {max(values):.0f})"
+    found = [run[key] for run in runs]
+    if min(found) == max(found):
+        return f"{found[0]}"
+    return f"{statistics.median(found):.0f} ({min(found):.0f} to {max(found):.0f})"
 
 
 def tell_rates(runs):
-    return f"{spread(runs, 'steps/s')} steps/s"
+    return f"{values(runs, 'steps/s')} steps/s"
 
 
 def tell_beginnings(runs):
@@ -218,9 +227,11 @@ def tell_reports(runs):
 
 
 def tell_end(runs):
+    if len({run["status"] for run in runs}) > 1:
+        raise ValueError(f"Some of these runs end and some do not: {runs}")
     if all(run["status"] is None for run in runs):
-        return f"stands still after episode {spread(runs, 'episodes')}"
-    text = f"ends after {spread(runs, 'episodes')} episodes"
+        return f"stands still after episode {values(runs, 'episodes')}"
+    text = f"ends after {values(runs, 'episodes')} episodes"
     if all(run["status"] for run in runs):
         last_line, _, _ = runs[0]["last line"].partition(":")
         text += f": `{last_line}`"
@@ -233,16 +244,16 @@ def tell_error(runs):
 
 
 def tell_gathered(runs):
-    return f"{spread(runs, 'gathered')} returns reach the parent"
+    return f"{values(runs, 'gathered')} returns reach the parent"
 
 
 def tell_numbers(runs):
-    twice, never = spread(runs, "twice"), spread(runs, "never")
+    twice, never = values(runs, "twice"), values(runs, "never")
     return f"{twice} numbers of 3000 come more than once, {never} never"
 
 
 def tell_average(runs):
-    return f"after returns of 0 and 100 it is {spread(runs, 'average')}"
+    return f"after returns of 0 and 100 it is {values(runs, 'average')}"
 
 
 # What is about learning: {mistake: (what is right, lines, episodes)}.
@@ -364,7 +375,7 @@ def table(data):
 def seeds_table(data):
     """Return a table in Markdown of how each seed learns."""
     lines = [
-        f"| run | a mean of {knobs.BLOCK} reaches 100 after | seconds"
+        f"| run | a mean of {knobs.BLOCK} reaches 100 after | seconds, `SEED` 0 to 4"
         f" | each seed: last 100 returns (highest mean of {knobs.BLOCK}) |",
         "|---|---|---|---|",
     ]
@@ -379,7 +390,7 @@ def seeds_table(data):
                 reached.append((above[0] + 1) * knobs.BLOCK)
             seeds.append(f"{last_100(run, episodes):.0f} ({max(run['curve']):.0f})")
         first = knobs.spread(reached) + f" episodes in {len(reached)} seeds of {len(runs)}"
-        seconds = knobs.spread([run["of all"] for run in runs])
+        seconds = knobs.spread([run["of all"] for run in runs[:5]])  # those of one machine
         lines.append(f"| {row} | {first} | {seconds} | {', '.join(seeds)} |")
     return "\n".join(lines)
 
@@ -423,7 +434,7 @@ def draw_beginnings(ax, data):
             w01 += run["returns"]["w01"][:3]
         ax.scatter(w00, w01, color=color, s=size, alpha=0.6, label=which)
     ax.set(xlabel="first three returns of worker w00", ylabel="and of w01")
-    ax.set_title("one seed: both workers play the same games", size=10)
+    ax.set_title("one seed: the workers begin with the same games", size=10)
     ax.legend()
 
 

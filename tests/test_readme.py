@@ -87,6 +87,15 @@ def test_the_rows_of_the_knobs_are_what_was_measured():
         assert full[4].split()[0] == average
 
 
+def test_the_numbers_of_what_differs_are_what_was_measured():
+    mistakes = importlib.import_module("experiments.mistakes")
+    table = mistakes.table(json.loads(mistakes.DATA.read_text()))
+    shown = " ".join(cell for _, cell in rows("## What differs"))
+    for number in ("144", "37", "197", "167", "285", "10959", "2608", "175"):
+        assert re.search(rf"\b{number}\b", table), number
+        assert re.search(rf"\b{number}\b", shown), number
+
+
 def test_the_rows_of_pendulum_are_what_was_measured():
     pendulum = importlib.import_module("experiments.pendulum")
     table = pendulum.table(json.loads(pendulum.DATA.read_text()))
