@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import gym
@@ -67,6 +68,8 @@ def animate(script, net, path, steps=200, every=2):
 
 
 def main():
+    if find_spec("pygame") is None:
+        raise SystemExit("The animations need pygame: `pip install pygame`.")
     data = json.loads(DATA.read_text()) if DATA.exists() else {}
     for name, script in SCRIPTS.items():
         if name not in data:
