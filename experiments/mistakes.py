@@ -24,7 +24,7 @@ DATA = Path(__file__).with_name("mistakes.json")
 FIGURE = Path(__file__).with_name("mistakes.png")
 SCRIPT = "discrete_A3C.py"
 PATIENCE = 10  # seconds without a new line until a run counts as standing still
-LOADING = 30  # seconds until the first line: torch takes its time
+LOADING = 30  # seconds until the first episode: torch takes its time
 
 # The lines that each mistake breaks, as (file, old, new).
 GRADIENTS = [("utils.py", "    lnet.zero_grad()  #", "    opt.zero_grad()  #")]
@@ -123,15 +123,16 @@ def run(constants, seed, changes, arguments=(SCRIPT,)):
         printed = copy.folder / "printed"
         with open(printed, "w") as output:
             process = copy.start(*arguments, stdout=output, stderr=subprocess.STDOUT)
-        size = 0
+        text = ""
         grown = time.monotonic()
         try:
             while process.poll() is None:
-                if time.monotonic() - grown > (PATIENCE if size else LOADING):
+                limit = PATIENCE if " Ep: " in text else LOADING
+                if time.monotonic() - grown > limit:
                     break
                 time.sleep(0.1)
-                if printed.stat().st_size > size:
-                    size = printed.stat().st_size
+                if printed.read_text() != text:
+                    text = printed.read_text()
                     grown = time.monotonic()
             status = process.poll()
         finally:

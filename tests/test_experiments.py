@@ -380,6 +380,7 @@ def test_an_int_as_the_step_of_adam_is_refused():
     assert (result["episodes"], result["status"]) == (0, 1)
 
 
+@pytest.mark.timeout(120)  # it waits for torch to load twice, beside eight workers of another test
 def test_a_parent_that_waits_for_a_dead_worker_stands_still():
     name = "the parent waits for a worker that died"
     result = measured(name, "right", MAX_EP=500)
