@@ -13,6 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: later it does n
 
 import gym
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 import torch.multiprocessing as mp
 import torch.nn as nn
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 
 from shared_adam import SharedAdam
 from utils import check_constants, evaluate, follow_parent, make_env, run_workers
-from utils import push_and_pull, record, save_results, set_init, v_wrap
+from utils import push_and_pull, record, save_results, seed_all, set_init, v_wrap
 
 ENV_NAME = "Pendulum-v1"
 UPDATE_GLOBAL_ITER = 20  # n, the steps between two updates
@@ -68,7 +69,7 @@ class Net(nn.Module):
         mu, sigma, _ = self.forward(s)
         if greedy:
             return mu[0].numpy()
-        return (mu + sigma * torch.randn_like(mu))[0].numpy()  # a fifth of the time of sample()
+        return (mu + sigma * torch.randn_like(mu))[0].numpy()  # it is m.sample(), but faster
 
     def loss_func(self, s, a, v_t):
         """Return the scalar loss of states (n, s_dim), their actions and returns (n, 1)."""
@@ -76,9 +77,9 @@ class Net(nn.Module):
         if values.shape != v_t.shape:
             raise ValueError(f"Values {values.shape}, returns {v_t.shape}: give states (n, s_dim).")
         td = (v_t - values).detach()  # the advantage
-        c_loss = F.mse_loss(values, v_t, reduction="sum")  # S3 line 17
+        c_loss = F.mse_loss(values, v_t, reduction="sum")  # S3: accumulate gradients, critic
         m = self.distribution(mu, sigma, validate_args=False)
-        a_loss = -(m.log_prob(a) * td).sum()  # S3 line 16
+        a_loss = -(m.log_prob(a) * td).sum()  # S3: accumulate gradients, actor
         return c_loss + a_loss - ENTROPY_BETA * m.entropy().sum()
 
 
@@ -94,28 +95,29 @@ class Worker(mp.Process):
 
     def run(self):
         follow_parent()
-        torch.manual_seed(self.seed)
+        seed_all(self.seed)
         env = make_env(gym.make, ENV_NAME, gym.spaces.Box, RENDER and self.name == "w00")
         env.reset(seed=self.seed)
         gnet, opt = self.gnet, self.opt
         lnet = Net(N_S, N_A)  # the local network
-        lnet.load_state_dict(gnet.state_dict())  # S3 line 4
+        lnet.load_state_dict(gnet.state_dict())
         r_max = 1e-8  # the largest reward so far, of either sign
-        while self.g_ep.value < MAX_EP:
+        while self.g_ep.value < MAX_EP:  # S3: until T > T_max
             # The learning rate is annealed to 0, as in the paper.
             opt.param_groups[0]["lr"] = LR * max(0.0, 1.0 - self.g_ep.value / MAX_EP)
-            s, _ = env.reset()
+            s, _ = env.reset()  # S3: get state
             buffer_s, buffer_a, buffer_r = [], [], []
             ep_r = 0.0
             while True:
-                a = lnet.choose_action(v_wrap(s[None, :]))  # S3 line 8
-                s_, r, terminated, truncated, _ = env.step(a.clip(A_LOW, A_HIGH))  # S3 line 9
+                buffer_s.append(np.array(s))  # a copy: the environment may write into s
+                a = lnet.choose_action(v_wrap(s[None, :]))  # S3: perform a_t
+                # S3: receive reward; the loss keeps the action as it was drawn
+                s_, r, terminated, truncated, _ = env.step(a.clip(A_LOW, A_HIGH))
                 ep_r += r
                 r_max = max(r_max, abs(r))
-                buffer_s.append(s)
                 buffer_a.append(a)
                 buffer_r.append(r / r_max)  # learn from rewards within -1 and 1
-                # S3 line 12; a time limit (truncated) ends the episode, but is not terminal.
+                # S3: until terminal or t_max; a time limit (truncated) is not terminal
                 if terminated or truncated or len(buffer_s) >= UPDATE_GLOBAL_ITER:
                     self.n_steps.value += len(buffer_s)
                     push_and_pull(opt, lnet, gnet, terminated, s_, buffer_s, buffer_a, buffer_r,
@@ -124,13 +126,13 @@ class Worker(mp.Process):
                     if terminated or truncated:
                         break
                 s = s_
-            record(self.g_ep, self.g_ep_r, ep_r, self.res_queue, self.name)  # S3 line 11
+            record(self.g_ep, self.g_ep_r, ep_r, self.res_queue, self.name)
 
 
 if __name__ == "__main__":
     title = check_constants(UPDATE_GLOBAL_ITER, GAMMA, MAX_EP, LR, BETAS, ENTROPY_BETA,
                             MAX_GRAD_NORM, N_WORKERS, SEED, RENDER)  # fmt: skip
-    torch.manual_seed(SEED)
+    seed_all(SEED)
     gnet = Net(N_S, N_A).share_memory()  # the global network
     opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # the global optimizer
     global_ep, global_ep_r, res_queue = mp.Value("i", 0), mp.Value("d", 0.0), mp.SimpleQueue()

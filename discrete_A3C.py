@@ -14,6 +14,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: later it does n
 
 import gym
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 import torch.multiprocessing as mp
 import torch.nn as nn
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 
 from shared_adam import SharedAdam
 from utils import check_constants, evaluate, follow_parent, make_env, run_workers
-from utils import push_and_pull, record, save_results, set_init, v_wrap
+from utils import push_and_pull, record, save_results, seed_all, set_init, v_wrap
 
 ENV_NAME = "CartPole-v0"
 UPDATE_GLOBAL_ITER = 5  # n, the steps between two updates
@@ -66,7 +67,7 @@ class Net(nn.Module):
         if greedy:
             return logits.argmax().item()
         probs = F.softmax(logits, dim=1).tolist()[0]
-        return random.choices(range(self.a_dim), probs)[0]  # a tenth of the time of sample()
+        return random.choices(range(self.a_dim), probs)[0]  # it is m.sample(), but faster
 
     def loss_func(self, s, a, v_t):
         """Return the scalar loss of states (n, s_dim), their actions and returns (n, 1)."""
@@ -74,12 +75,10 @@ class Net(nn.Module):
         if values.shape != v_t.shape:
             raise ValueError(f"Values {values.shape}, returns {v_t.shape}: give states (n, s_dim).")
         td = (v_t - values).detach()  # the advantage
-        c_loss = F.mse_loss(values, v_t, reduction="sum")  # S3 line 17
+        c_loss = F.mse_loss(values, v_t, reduction="sum")  # S3: accumulate gradients, critic
         m = self.distribution(logits=logits, validate_args=False)
-        # S3 line 16 with m.logits, log pi(.|s): 10% more steps/s than with m.log_prob(a).
-        a_loss = F.nll_loss(m.logits * td, a, reduction="sum")
-        entropy = -(m.logits.exp() * m.logits).sum()
-        return c_loss + a_loss - ENTROPY_BETA * entropy
+        a_loss = -(m.log_prob(a) * td[:, 0]).sum()  # S3: accumulate gradients, actor
+        return c_loss + a_loss - ENTROPY_BETA * m.entropy().sum()
 
 
 class Worker(mp.Process):
@@ -94,27 +93,26 @@ class Worker(mp.Process):
 
     def run(self):
         follow_parent()
-        torch.manual_seed(self.seed)
-        random.seed(self.seed)
+        seed_all(self.seed)
         env = make_env(gym.make, ENV_NAME, gym.spaces.Discrete, RENDER and self.name == "w00")
         env.reset(seed=self.seed)
         gnet, opt = self.gnet, self.opt
         lnet = Net(N_S, N_A)  # the local network
-        lnet.load_state_dict(gnet.state_dict())  # S3 line 4
-        while self.g_ep.value < MAX_EP:
-            s, _ = env.reset()
+        lnet.load_state_dict(gnet.state_dict())
+        while self.g_ep.value < MAX_EP:  # S3: until T > T_max
+            s, _ = env.reset()  # S3: get state
             buffer_s, buffer_a, buffer_r = [], [], []
             ep_r = 0.0
             while True:
-                a = lnet.choose_action(v_wrap(s[None, :]))  # S3 line 8
-                s_, r, terminated, truncated, _ = env.step(a)  # S3 line 9
+                buffer_s.append(np.array(s))  # a copy: the environment may write into s
+                a = lnet.choose_action(v_wrap(s[None, :]))  # S3: perform a_t
+                s_, r, terminated, truncated, _ = env.step(a)  # S3: receive reward
                 ep_r += r
                 if terminated and FALL_REWARD is not None:
                     r = FALL_REWARD
-                buffer_s.append(s)
                 buffer_a.append(a)
                 buffer_r.append(r)
-                # S3 line 12; a time limit (truncated) ends the episode, but is not terminal.
+                # S3: until terminal or t_max; a time limit (truncated) is not terminal
                 if terminated or truncated or len(buffer_s) >= UPDATE_GLOBAL_ITER:
                     self.n_steps.value += len(buffer_s)
                     push_and_pull(opt, lnet, gnet, terminated, s_, buffer_s, buffer_a, buffer_r,
@@ -123,13 +121,13 @@ class Worker(mp.Process):
                     if terminated or truncated:
                         break
                 s = s_
-            record(self.g_ep, self.g_ep_r, ep_r, self.res_queue, self.name)  # S3 line 11
+            record(self.g_ep, self.g_ep_r, ep_r, self.res_queue, self.name)
 
 
 if __name__ == "__main__":
     title = check_constants(UPDATE_GLOBAL_ITER, GAMMA, MAX_EP, LR, BETAS, ENTROPY_BETA,
                             MAX_GRAD_NORM, N_WORKERS, SEED, RENDER)  # fmt: skip
-    torch.manual_seed(SEED)
+    seed_all(SEED)
     gnet = Net(N_S, N_A).share_memory()  # the global network
     opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # the global optimizer
     global_ep, global_ep_r, res_queue = mp.Value("i", 0), mp.Value("d", 0.0), mp.SimpleQueue()

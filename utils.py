@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import random
 import signal
 import sys
 import threading
@@ -33,43 +34,65 @@ def set_init(layers):
 
 
 def push_and_pull(opt, lnet, gnet, done, s_, bs, ba, br, gamma, *, max_grad_norm=None):
-    """Update `gnet` with the gradients of `lnet` over n steps, then copy `gnet` into `lnet`.
+    """Push the gradients of n steps to the global network, then pull its weights.
 
-    S3 lines 13 to 19 (tutorial: "Training Loop"). `bs`, `ba`, `br` list n observations (without a
-    batch axis), actions and rewards; `done`: `s_`, which follows, is terminal; a time limit is not.
-    `lnet.loss_func` gets observations (n, ...), actions and returns (n, 1). One integer a step is
-    int64 (n,), an int64 array stays as it is, other actions are float32 (n, dim). `max_grad_norm`
-    clips the L2 norm. Buffers are not pulled. FloatingPointError: the loss is not finite.
+    S3 but for acting (tutorial: "Training Loop").
+
+    opt            optimizer of the global network's parameters
+    lnet, gnet     local and global network; lnet.loss_func gets observations (n, ...), actions as
+                   actions_to_tensor returns them, and returns (n, 1)
+    done           whether `s_` is terminal; at a time limit it is not
+    s_             the observation after the n steps (without a batch axis)
+    bs, ba, br     lists of n observations, n actions, n rewards
+    gamma          discount factor
+    max_grad_norm  the largest L2 norm of all gradients together; None: any
+
+    FloatingPointError: the loss is not finite; then `gnet` is as it was.
     """
     if max_grad_norm is not None and not max_grad_norm > 0:
         raise ValueError(f"max_grad_norm = {max_grad_norm!r}: use a number above 0, or None.")
-    with torch.no_grad():
-        v_s_ = 0.0 if done else lnet(v_wrap(np.asarray(s_)[None]))[-1].item()  # S3 line 13
+    if done:
+        v_s_ = 0.0  # S3: R = 0 for terminal state
+    else:
+        with torch.no_grad():
+            v_s_ = lnet(v_wrap(np.asarray(s_)[None]))[-1].item()  # S3: bootstrap from last state
     buffer_v_target = []
-    for r in reversed(br):  # S3 lines 14 and 15
-        v_s_ = r + gamma * v_s_
+    for r in reversed(br):  # S3: for i, backwards
+        v_s_ = r + gamma * v_s_  # S3: R = r_i + gamma R
         buffer_v_target.append(v_s_)
     buffer_v_target.reverse()
-    a = np.array(ba)
-    if a.dtype == np.int64 or (a.ndim == 1 and a.dtype.kind in "iub"):
-        a = v_wrap(a, np.int64)
-    else:
-        a = v_wrap(a.reshape(len(a), -1))
-    loss = lnet.loss_func(v_wrap(np.array(bs)), a, v_wrap(np.reshape(buffer_v_target, (-1, 1))))
+    v_t = v_wrap(np.reshape(buffer_v_target, (-1, 1)))
+    loss = lnet.loss_func(v_wrap(np.array(bs)), actions_to_tensor(ba), v_t)
     if not math.isfinite(loss.item()):
         raise FloatingPointError(f"The loss is {loss.item()}: turn down LR, or set MAX_GRAD_NORM.")
 
-    lnet.zero_grad()  # opt.zero_grad() would clear the global gradients, and these would pile up
-    loss.backward()  # S3 lines 16 and 17
-    local_params = list(lnet.parameters())
-    global_params = list(gnet.parameters())
+    # Not opt.zero_grad(): it clears the gradients of gnet, and those of lnet pile up.
+    lnet.zero_grad()  # S3: reset gradients
+    loss.backward()
     if max_grad_norm is not None:
-        torch.nn.utils.clip_grad_norm_(local_params, max_grad_norm, error_if_nonfinite=True)
-    for lp, gp in zip(local_params, global_params):
+        torch.nn.utils.clip_grad_norm_(lnet.parameters(), max_grad_norm, error_if_nonfinite=True)
+    # The weights of gnet lie in shared memory, but each process has its own `.grad` of them: no
+    # worker overwrites the gradients of another.
+    for lp, gp in zip(lnet.parameters(), gnet.parameters()):
         gp.grad = lp.grad
-    opt.step()  # S3 line 19
-    with torch.no_grad():  # S3 line 4, in a tenth of the time of load_state_dict
-        torch._foreach_copy_(local_params, global_params)
+    opt.step()  # S3: asynchronous update
+    with torch.no_grad():
+        for lp, gp in zip(lnet.parameters(), gnet.parameters()):
+            lp.copy_(gp)  # S3: synchronize parameters
+        # Buffers, such as BatchNorm's running mean, have no gradients: the last writer wins.
+        for lb, gb in zip(lnet.buffers(), gnet.buffers()):
+            gb.copy_(lb)
+
+
+def actions_to_tensor(ba):
+    """Return a list of n actions, as choose_action returned them, as a tensor."""
+    a = np.array(ba)
+    if a.ndim == 1 and a.dtype.kind in "iub":
+        return v_wrap(a, np.int64)  # one choice a step, as Categorical scores it: (n,)
+    if a.dtype in (np.int32, np.int64):
+        return v_wrap(a, np.int64)  # several choices a step: (n, number of choices)
+    # Numbers, as Normal scores them, or switches (int8, bool), as Bernoulli does: (n, dim).
+    return v_wrap(a.reshape(len(a), -1))
 
 
 def record(global_ep, global_ep_r, ep_r, res_queue, name):
@@ -79,6 +102,7 @@ def record(global_ep, global_ep_r, ep_r, res_queue, name):
     """
     ep_r = np.asarray(ep_r, dtype=float).item()
     with global_ep.get_lock():  # one lock for both, so that they agree
+        # S3: count T, here in episodes
         global_ep.value += 1
         global_ep_r.value = ep_r if global_ep.value == 1 else 0.99 * global_ep_r.value + 0.01 * ep_r
         res_queue.put(global_ep_r.value)
@@ -126,6 +150,13 @@ def make_env(make, env_name, space, render=False):
         needs = f"bounded {space.__name__} actions (Discrete: from 0 on) and observations (n,)"
         sys.exit(f"ENV_NAME = {env_name!r}: {a}, {s}. Use {needs}, or the other script.")
     return env
+
+
+def seed_all(seed):
+    """Seed all random numbers of this process: torch's, NumPy's and Python's."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # it takes no larger one
+    random.seed(seed)
 
 
 def follow_parent():

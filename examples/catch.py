@@ -10,7 +10,6 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: later it does nothing
 
 import copy
-import random
 
 import gym
 import matplotlib.pyplot as plt
@@ -20,7 +19,8 @@ import torch.multiprocessing as mp
 
 from discrete_A3C import Net
 from shared_adam import SharedAdam
-from utils import evaluate, follow_parent, push_and_pull, record, run_workers, save_results, v_wrap
+from utils import evaluate, follow_parent, push_and_pull, record, run_workers, save_results
+from utils import seed_all, v_wrap
 
 UPDATE_GLOBAL_ITER = 10  # n, the steps between two updates
 GAMMA = 0.99  # discount factor
@@ -72,8 +72,7 @@ class Worker(mp.Process):
 
     def run(self):
         follow_parent()
-        torch.manual_seed(self.seed)
-        random.seed(self.seed)
+        seed_all(self.seed)
         env, gnet, opt = self.env, self.gnet, self.opt
         env.reset(seed=self.seed)
         lnet = copy.deepcopy(gnet)  # the local network
@@ -82,10 +81,10 @@ class Worker(mp.Process):
             buffer_s, buffer_a, buffer_r = [], [], []
             ep_r = 0.0
             while True:
+                buffer_s.append(np.array(s))  # a copy: the environment may write into s
                 a = lnet.choose_action(v_wrap(s[None]))
                 s_, r, terminated, truncated, _ = env.step(a)
                 ep_r += r
-                buffer_s.append(s)
                 buffer_a.append(a)
                 buffer_r.append(r)
                 if terminated or truncated or len(buffer_s) >= UPDATE_GLOBAL_ITER:
@@ -117,5 +116,5 @@ def train(gnet, env, name):
 
 
 if __name__ == "__main__":
-    torch.manual_seed(SEED)
+    seed_all(SEED)
     train(Net(64, 3), Catch(), "Catch")

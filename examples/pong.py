@@ -23,7 +23,7 @@ import torch.nn.functional as F
 
 from shared_adam import SharedAdam
 from utils import check_constants, evaluate, follow_parent, run_workers
-from utils import push_and_pull, record, save_results, set_init, v_wrap, write_whole
+from utils import push_and_pull, record, save_results, seed_all, set_init, v_wrap, write_whole
 
 try:
     import ale_py
@@ -123,7 +123,7 @@ class Worker(mp.Process):
 
     def run(self):
         follow_parent()
-        torch.manual_seed(self.seed)
+        seed_all(self.seed)
         start = saved = time.perf_counter()
         env = make_env(RENDER and self.name == "w00")
         env.reset(seed=self.seed)
@@ -135,10 +135,10 @@ class Worker(mp.Process):
             buffer_s, buffer_a, buffer_r = [], [], []
             ep_r = 0.0
             while True:
+                buffer_s.append(np.array(s))  # a copy: the environment may write into s
                 a = lnet.choose_action(v_wrap(s[None]))
                 s_, r, terminated, truncated, _ = env.step(a)
                 ep_r += r
-                buffer_s.append(s)
                 buffer_a.append(a)
                 buffer_r.append(r)
                 if terminated or truncated or len(buffer_s) >= UPDATE_GLOBAL_ITER:
@@ -182,7 +182,7 @@ def load_weights(net, path):
 if __name__ == "__main__":
     title = check_constants(UPDATE_GLOBAL_ITER, GAMMA, MAX_EP, LR, BETAS, ENTROPY_BETA,
                             MAX_GRAD_NORM, N_WORKERS, SEED, RENDER)  # fmt: skip
-    torch.manual_seed(SEED)
+    seed_all(SEED)
     gnet = Net(N_S, N_A).share_memory()
     if CONTINUE_FROM is not None:
         load_weights(gnet, CONTINUE_FROM)

@@ -20,14 +20,15 @@ CLIP = 40  # the tutorial's
 # Where the local gradients are complete: prints the norm of the actor's and of the critic's.
 PRINT = (
     "utils.py",
-    "    local_params = list(lnet.parameters())\n",
+    "    if max_grad_norm is not None:\n",
     "    for part in ('pi', 'v'):\n"
     "        grads = [p.grad for name, p in lnet.named_parameters() if name.startswith(part)]\n"
     "        print(part, torch.nn.utils.get_total_norm(grads).item())\n"
-    "    local_params = list(lnet.parameters())\n",
+    "    if max_grad_norm is not None:\n",
 )
 CLIPS = (
-    "        torch.nn.utils.clip_grad_norm_(local_params, max_grad_norm, error_if_nonfinite=True)\n"
+    "        torch.nn.utils.clip_grad_norm_(lnet.parameters(), max_grad_norm, "
+    "error_if_nonfinite=True)\n"
 )
 SEPARATELY = (
     "utils.py",

@@ -39,8 +39,8 @@ BUFFERS = [
 STEP = [("shared_adam.py", "torch.tensor(0.0).share_memory_()", "torch.tensor(0.0)")]
 INT_STEP = [
     ("shared_adam.py", "torch.tensor(0.0).share_memory_()", "0"),
-    # As in the tutorial's listing, the step itself is PyTorch's.
-    ("shared_adam.py", "    @torch.no_grad()\n    def step(self):", "    def other_step(self):"),
+    # As in the tutorial's listing, Adam is not fused.
+    ("shared_adam.py", ", fused=True", ""),
 ]
 LIMIT = [(SCRIPT, "lnet, gnet, terminated, s_", "lnet, gnet, terminated or truncated, s_")]
 ONE_SEED = [(SCRIPT, "self.seed = torch.randint(2**31, ()).item()", "self.seed = SEED")]
@@ -66,7 +66,7 @@ FIRST_DONE = [("utils.py", "running = any(worker.is_alive()", "running = all(wor
 FAULT = [
     (
         SCRIPT,
-        "            s, _ = env.reset()\n",
+        "            s, _ = env.reset()  # S3: get state\n",
         "            s, _ = env.reset()\n"
         '            if self.name == "w01" and self.g_ep.value >= 50:\n'
         '                raise RuntimeError("a fault of the environment")\n',
@@ -77,7 +77,7 @@ WAIT_FOR_ALL = [
     *FAULT,
     (
         SCRIPT,
-        "self.res_queue, self.name)  # S3 line 11\n",
+        "self.res_queue, self.name)\n",
         "self.res_queue, self.name)\n        self.res_queue.put(None)\n",
     ),
     (

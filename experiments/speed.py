@@ -63,12 +63,6 @@ STOCK_LINES = {
             "        m = self.distribution(logits=logits, validate_args=False)\n",
             "        m = self.distribution(F.softmax(logits, dim=1))\n",
         ),
-        (
-            '        a_loss = F.nll_loss(m.logits * td, a, reduction="sum")\n'
-            "        entropy = -(m.logits.exp() * m.logits).sum()\n",
-            "        a_loss = -(m.log_prob(a) * td.squeeze(1)).sum()\n"
-            "        entropy = m.entropy().sum()\n",
-        ),
     ],
     "continuous_A3C.py": [
         ("return mu[0].numpy()", "return mu[0].detach().numpy()"),

@@ -144,12 +144,14 @@ def test_the_table_of_algorithm_s3_names_what_is_there():
             assert any(has(module, place) for module in MODULES), place
 
 
-def test_the_code_marks_the_lines_of_algorithm_s3():
-    source = "".join((ROOT / f"{name}.py").read_text() for name in ("discrete_A3C", "utils"))
-    marked = set()
-    for first, last in re.findall(r"# S3 lines? (\d+)(?:(?: and| to) (\d+))?", source):
-        marked.update(range(int(first), int(last or first) + 1))
-    assert marked == {4, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19}
+@pytest.mark.parametrize("script", ["discrete_A3C", "continuous_A3C"])
+def test_the_code_marks_each_step_of_algorithm_s3_once_in_the_words_of_the_readme(script):
+    source = "".join((ROOT / f"{name}.py").read_text() for name in (script, "utils"))
+    marked = re.findall(r"# S3: ([^;\n]+)", source)
+    told = [
+        step for _, steps, _ in rows("## The tutorial, the paper") for step in steps.split("; ")
+    ]
+    assert sorted(marked) == sorted(told)
 
 
 @pytest.mark.parametrize("name", re.findall(r"python -m (examples\.\w+)", README))

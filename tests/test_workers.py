@@ -200,6 +200,43 @@ def test_continuous_actions_are_clipped_for_the_environment_only(monkeypatch):
     assert updates[0][0] is True
 
 
+class InPlace(CountingEnv):
+    """Fills one array again and again."""
+
+    state = np.zeros(4, np.float32)
+
+    def observe(self):
+        self.state[:] = self.t
+        return self.state
+
+
+def test_observations_that_change_in_place_are_kept_as_they_were(monkeypatch):
+    worker, _, _ = worker_of(discrete_A3C, monkeypatch, InPlace(3), max_ep=1)
+    kept = []
+
+    def push_and_pull(opt, lnet, gnet, done, s_, bs, *arguments, **options):
+        kept.extend(s[0] for s in bs)
+
+    monkeypatch.setattr(discrete_A3C, "push_and_pull", push_and_pull)
+    worker.run()
+    assert kept == [0, 1, 2]
+
+
+@pytest.mark.parametrize("module", [discrete_A3C, continuous_A3C])
+def test_workers_seed_all_that_draws_random_numbers(monkeypatch, module):
+    torch.manual_seed(0)
+    drawn = []
+    for name in (0, 1):
+        worker, _, _ = worker_of(module, monkeypatch, CountingEnv(), name, max_ep=0)
+        for _ in range(2):
+            np.random.seed(0)  # as after a fork: both start from their parent's generators
+            random.seed(0)
+            worker.run()
+            drawn.append((np.random.uniform(), random.random()))
+    assert drawn[0] == drawn[1] and drawn[2] == drawn[3]
+    assert drawn[0][0] != drawn[2][0] and drawn[0][1] != drawn[2][1]
+
+
 def test_workers_have_names_and_seeds_of_their_own(monkeypatch):
     torch.manual_seed(0)
     runs = []
