@@ -9,11 +9,12 @@ Mnih et al. 2016, "Asynchronous Methods for Deep Reinforcement Learning", Algori
 
 import os
 import random
+import time
+import warnings
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: later it does nothing
 
 import gym
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.multiprocessing as mp
@@ -21,27 +22,45 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from shared_adam import SharedAdam
-from utils import check_constants, evaluate, follow_parent, make_env, run_workers
-from utils import push_and_pull, record, save_results, seed_all, set_init, v_wrap
+from utils import check_constants, check_env, check_finite, evaluate, follow_parent, print_greedy
+from utils import push_and_pull, record, run_workers, save_results, seed_all, set_init
+from utils import show_picture, v_wrap
 
 ENV_NAME = "CartPole-v0"
 UPDATE_GLOBAL_ITER = 5  # n, the steps between two updates
 GAMMA = 0.9  # discount factor
-MAX_EP = 3000  # episodes of all workers together
-LR = 1e-4  # learning rate of Adam
+MAX_EP = 3000  # episodes of all workers together; those under way at the end come on top
+LR = 2e-4  # learning rate of Adam at the start; it falls to 0 over the run
 BETAS = (0.92, 0.999)  # decay rates of Adam's two averages
-ENTROPY_BETA = 0.01  # weight of the entropy bonus
-MAX_GRAD_NORM = None  # 40 clips the gradient to that L2 norm
+ENTROPY_BETA = 0.01  # weight of the entropy bonus (section 4 of the paper, not in S3)
+MAX_GRAD_NORM = None  # or a number, such as 40: a longer gradient is scaled down to this L2 norm
+REWARD_SCALE = 1.0  # rewards are divided by this to learn from
+FALL_REWARD = -1.0 if "CartPole" in str(ENV_NAME) else None  # learned from a fall; None: as paid
 N_WORKERS = mp.cpu_count()  # processes, ideally one for each core
-SEED = 0  # of all random numbers
+SEED = 2  # of all random numbers
 RENDER = False  # True: worker w00 shows its environment
-FALL_REWARD = -1.0 if "CartPole" in ENV_NAME else None  # to learn from: CartPole pays 1 for a fall
-env = make_env(gym.make, ENV_NAME, gym.spaces.Discrete)
-N_S, N_A = env.observation_space.shape[0], int(env.action_space.n)
+
+
+def make_env(render=False):
+    """Return a new environment. `render`: True for a window, or a render mode of Gym's."""
+    options = {}
+    if render:
+        options["render_mode"] = "human" if render is True else render
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*out of date")  # CartPole-v0 is meant
+        return gym.make(ENV_NAME, disable_env_checker=True, **options)
+
+
+try:
+    env = make_env()
+    N_S, N_A = env.observation_space.shape[0], int(env.action_space.n)
+    env.close()  # each worker makes its own
+except Exception:  # main says what is wrong with ENV_NAME
+    N_S, N_A = None, None
 
 
 class Net(nn.Module):
-    """Actor and critic: states (n, s_dim) to logits (n, a_dim) and values (n, 1)."""
+    """Actor and critic of states (n, s_dim) (tutorial: "Neural Network Architecture")."""
 
     def __init__(self, s_dim, a_dim):
         super().__init__()
@@ -58,63 +77,67 @@ class Net(nn.Module):
         logits = self.pi2(pi1)
         v1 = F.relu(self.v1(x))
         values = self.v2(v1)
-        return logits, values
+        return logits, values  # (n, a_dim), (n, 1)
 
     @torch.no_grad()
     def choose_action(self, s, greedy=False):
-        """Draw an action, an int, for one state (1, s_dim); greedy: take the likeliest."""
+        """Draw an action for one state (1, s_dim); greedy: take the likeliest."""
         logits, _ = self.forward(s)
+        check_finite("policy", logits.max().item(), self, s)
         if greedy:
             return logits.argmax().item()
-        probs = F.softmax(logits, dim=1).tolist()[0]
+        probs = F.softmax(logits, dim=1)[0].tolist()
         return random.choices(range(self.a_dim), probs)[0]  # it is m.sample(), but faster
 
     def loss_func(self, s, a, v_t):
-        """Return the scalar loss of states (n, s_dim), their actions and returns (n, 1)."""
+        """Return the scalar loss of states (n, s_dim), actions (n, ...) and returns (n, 1)."""
         logits, values = self.forward(s)
         if values.shape != v_t.shape:
-            raise ValueError(f"Values {values.shape}, returns {v_t.shape}: give states (n, s_dim).")
-        td = (v_t - values).detach()  # the advantage
-        c_loss = F.mse_loss(values, v_t, reduction="sum")  # S3: accumulate gradients, critic
+            raise ValueError(f"States {tuple(s.shape)}: give states (n, s_dim), one row a step.")
+        td = v_t - values  # the advantage
+        c_loss = td.pow(2).sum()  # S3: accumulate gradients, critic
         m = self.distribution(logits=logits, validate_args=False)
-        a_loss = -(m.log_prob(a) * td[:, 0]).sum()  # S3: accumulate gradients, actor
+        log_prob = m.log_prob(a).view(len(a), -1)
+        a_loss = -(log_prob * td.detach()).sum()  # S3: accumulate gradients, actor
         return c_loss + a_loss - ENTROPY_BETA * m.entropy().sum()
 
 
 class Worker(mp.Process):
-    """Actor-learner number `name` (S3, one thread of it; tutorial: "Training Loop")."""
+    """Actor-learner number `name`: one thread of S3 (tutorial: "Training Loop")."""
 
     def __init__(self, gnet, opt, global_ep, global_ep_r, res_queue, name):
-        super().__init__(name=name if isinstance(name, str) else f"w{name:02d}")
+        super().__init__(name=f"w{name:02d}")
         self.gnet, self.opt = gnet, opt
         self.g_ep, self.g_ep_r, self.res_queue = global_ep, global_ep_r, res_queue
-        self.n_steps = mp.Value("q", 0, lock=False)  # env steps so far
-        self.seed = torch.randint(2**31, ()).item()  # its own: a fork copies the generators
+        self.n_steps = mp.Value("q", 0, lock=False)  # S3: initialize t; the parent reads it
+        self.seed = torch.randint(2**31, ()).item()  # drawn in the parent: each worker's differs
 
     def run(self):
         follow_parent()
         seed_all(self.seed)
-        env = make_env(gym.make, ENV_NAME, gym.spaces.Discrete, RENDER and self.name == "w00")
+        env = make_env(RENDER and self.name == "w00")
         env.reset(seed=self.seed)
         gnet, opt = self.gnet, self.opt
         lnet = Net(N_S, N_A)  # the local network
         lnet.load_state_dict(gnet.state_dict())
         while self.g_ep.value < MAX_EP:  # S3: until T > T_max
+            # Annealed to 0 as in the paper's experiments (its supplement); S3 does not say so.
+            opt.param_groups[0]["lr"] = LR * max(0.0, 1.0 - self.g_ep.value / MAX_EP)
             s, _ = env.reset()  # S3: get state
-            buffer_s, buffer_a, buffer_r = [], [], []
+            buffer_s, buffer_a, buffer_r = [], [], []  # S3: t_start = t
             ep_r = 0.0
             while True:
                 buffer_s.append(np.array(s))  # a copy: the environment may write into s
                 a = lnet.choose_action(v_wrap(s[None, :]))  # S3: perform a_t
-                s_, r, terminated, truncated, _ = env.step(a)  # S3: receive reward
+                buffer_a.append(a)
+                s_, r, terminated, truncated, _ = env.step(a)  # S3: receive reward and new state
+                self.n_steps.value += 1  # S3: t = t + 1
                 ep_r += r
                 if terminated and FALL_REWARD is not None:
                     r = FALL_REWARD
-                buffer_a.append(a)
-                buffer_r.append(r)
+                buffer_r.append(r / REWARD_SCALE)
                 # S3: until terminal or t_max; a time limit (truncated) is not terminal
                 if terminated or truncated or len(buffer_s) >= UPDATE_GLOBAL_ITER:
-                    self.n_steps.value += len(buffer_s)
                     push_and_pull(opt, lnet, gnet, terminated, s_, buffer_s, buffer_a, buffer_r,
                                   GAMMA, max_grad_norm=MAX_GRAD_NORM)  # fmt: skip
                     buffer_s, buffer_a, buffer_r = [], [], []
@@ -125,20 +148,30 @@ class Worker(mp.Process):
 
 
 if __name__ == "__main__":
-    title = check_constants(UPDATE_GLOBAL_ITER, GAMMA, MAX_EP, LR, BETAS, ENTROPY_BETA,
-                            MAX_GRAD_NORM, N_WORKERS, SEED, RENDER)  # fmt: skip
+    check_constants(globals())
+    env = check_env(ENV_NAME, make_env, gym.spaces.Discrete)
     seed_all(SEED)
     gnet = Net(N_S, N_A).share_memory()  # the global network
     opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # the global optimizer
     global_ep, global_ep_r, res_queue = mp.Value("i", 0), mp.Value("d", 0.0), mp.SimpleQueue()
     workers = [Worker(gnet, opt, global_ep, global_ep_r, res_queue, i) for i in range(N_WORKERS)]
-    res, seconds, failure = run_workers(workers, res_queue)
-    saved = save_results(gnet, res, ENV_NAME, title, env.spec.reward_threshold)
-    speed = sum(w.n_steps.value for w in workers) / seconds
-    print(f"{len(res)} episodes in {seconds:.1f} s, {speed:.0f} env steps/s")
-    if failure is None:
-        greedy = [evaluate(gnet, env, SEED + episode, episodes=1) for episode in range(10)]
-        mean, spread = sum(greedy) / 10, f"{min(greedy):.1f} to {max(greedy):.1f}"
-        print(f"Greedy policy: mean return {mean:.1f} over 10 episodes, {spread}")
-        plt.show()
-    raise SystemExit(failure or int(not saved))
+    before = evaluate(gnet, env, SEED)
+    res = []
+    begin = time.perf_counter()
+    try:
+        run_workers(workers, res_queue, res)
+    finally:
+        seconds = time.perf_counter() - begin
+        title = (
+            f"{UPDATE_GLOBAL_ITER = }, {GAMMA = }, {MAX_EP = }, {LR = }, {BETAS = }, "
+            f"{ENTROPY_BETA = }, {MAX_GRAD_NORM = }, {REWARD_SCALE = }, "
+            f"{FALL_REWARD = }, "
+            f"{N_WORKERS = }, {SEED = }"
+        )
+        saved = save_results(gnet, res, ENV_NAME, title, env.spec.reward_threshold)
+        steps = sum(worker.n_steps.value for worker in workers)
+        print(f"{len(res)} episodes in {seconds:.1f} s, {steps / seconds:.0f} env steps/s")
+    print_greedy(gnet, env, SEED, before)
+    show_picture()
+    if not saved:
+        raise SystemExit(1)  # save_results has said why

@@ -1,15 +1,26 @@
-"""What both scripts share. S3 is Algorithm S3 of Mnih et al. 2016 (arXiv:1602.01783)."""
+"""What both scripts share. S3 is the box "Algorithm S3" of Mnih et al. 2016 (arXiv:1602.01783).
+
+A3C itself (read it with the tutorial): v_wrap, set_init, push_and_pull, actions_to_tensor, record
+What comes from outside: as_number, check_finite
+Before a run: check_constants, check_env, seed_all
+During a run (why nothing hangs): follow_parent, run_workers
+After a run: evaluate, print_greedy, new_run, save_results, load_weights, show_picture
+"""
 
 import io
 import math
 import os
 import random
+import re
 import signal
 import sys
+import textwrap
 import threading
 import time
 import warnings
 from importlib.util import find_spec
+from itertools import count
+from multiprocessing.connection import wait
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -18,11 +29,12 @@ import numpy as np
 import torch
 import torch.multiprocessing as mp
 
-warnings.filterwarnings("ignore", message=".*(is out of date|non-interactive)")  # gym, plt.show()
-
 
 def v_wrap(np_array, dtype=np.float32):
-    """Return a tensor over `np_array`, of any shape, cast to `dtype` first where it differs."""
+    """Return a tensor of `np_array`, of any shape.
+
+    An array of type `dtype` and its tensor share their memory; another one is copied and cast.
+    """
     return torch.from_numpy(np.asarray(np_array, dtype=dtype))
 
 
@@ -45,7 +57,7 @@ def push_and_pull(opt, lnet, gnet, done, s_, bs, ba, br, gamma, *, max_grad_norm
     s_             the observation after the n steps (without a batch axis)
     bs, ba, br     lists of n observations, n actions, n rewards
     gamma          discount factor
-    max_grad_norm  the largest L2 norm of all gradients together; None: any
+    max_grad_norm  the largest L2 norm (length) of all gradients together; None: any
 
     FloatingPointError: the loss is not finite; then `gnet` is as it was.
     """
@@ -54,17 +66,18 @@ def push_and_pull(opt, lnet, gnet, done, s_, bs, ba, br, gamma, *, max_grad_norm
     if done:
         v_s_ = 0.0  # S3: R = 0 for terminal state
     else:
+        last_s = v_wrap(np.asarray(s_)[None])
         with torch.no_grad():
-            v_s_ = lnet(v_wrap(np.asarray(s_)[None]))[-1].item()  # S3: bootstrap from last state
+            v_s_ = lnet(last_s)[-1].item()  # S3: bootstrap from last state
+        check_finite("value of s_", v_s_, lnet, last_s)
     buffer_v_target = []
     for r in reversed(br):  # S3: for i, backwards
-        v_s_ = r + gamma * v_s_  # S3: R = r_i + gamma R
+        v_s_ = as_number(r) + gamma * v_s_  # S3: R = r_i + gamma R
         buffer_v_target.append(v_s_)
     buffer_v_target.reverse()
-    v_t = v_wrap(np.reshape(buffer_v_target, (-1, 1)))
-    loss = lnet.loss_func(v_wrap(np.array(bs)), actions_to_tensor(ba), v_t)
-    if not math.isfinite(loss.item()):
-        raise FloatingPointError(f"The loss is {loss.item()}: turn down LR, or set MAX_GRAD_NORM.")
+    s, v_t = v_wrap(np.array(bs)), v_wrap(np.array(buffer_v_target)[:, None])
+    loss = lnet.loss_func(s, actions_to_tensor(ba), v_t)
+    check_finite("loss", loss.item(), lnet, s, br)
 
     # Not opt.zero_grad(): it clears the gradients of gnet, and those of lnet pile up.
     lnet.zero_grad()  # S3: reset gradients
@@ -96,64 +109,119 @@ def actions_to_tensor(ba):
 
 
 def record(global_ep, global_ep_r, ep_r, res_queue, name):
-    """Count an episode of return `ep_r`, a number; update the moving average, queue and print it.
+    """Count an episode of return `ep_r`; queue and print the moving average of all returns.
 
     To continue a run, restore `global_ep` and `global_ep_r`: above episode 0 the average goes on.
     """
-    ep_r = np.asarray(ep_r, dtype=float).item()
+    ep_r = as_number(ep_r)
     with global_ep.get_lock():  # one lock for both, so that they agree
-        # S3: count T, here in episodes
-        global_ep.value += 1
-        global_ep_r.value = ep_r if global_ep.value == 1 else 0.99 * global_ep_r.value + 0.01 * ep_r
+        global_ep.value += 1  # S3: count T, here in episodes
+        if global_ep.value == 1:
+            global_ep_r.value = ep_r
+        else:
+            global_ep_r.value = 0.99 * global_ep_r.value + 0.01 * ep_r
         res_queue.put(global_ep_r.value)
-        print(f"{name} Ep: {global_ep.value} | Ep_r: {global_ep_r.value:.0f}", flush=True)
+        print(f"{name} Ep: {global_ep.value} | Ep_r: {global_ep_r.value:.2f}", flush=True)
 
 
-def check_constants(n, gamma, max_ep, lr, betas, entropy_beta, clip, n_workers, seed, render):
-    """Exit with a sentence on the first constant that cannot work; return all in a line of text."""
-    ranges = [
-        ("UPDATE_GLOBAL_ITER", n, Integral, 1, math.inf),
-        ("GAMMA", gamma, Real, 0, 1),
-        ("MAX_EP", max_ep, Integral, 1, math.inf),
-        ("LR", lr, Real, 1e-12, 1),
-        ("ENTROPY_BETA", entropy_beta, Real, 0, 1e12),
-        ("MAX_GRAD_NORM", math.inf if clip is None else clip, Real, 1e-12, math.inf),
-        ("N_WORKERS", n_workers, Integral, 1, math.inf),
-        ("SEED", seed, Integral, 0, 2**63 - 1),
-        ("RENDER", render, bool, False, True),
-    ]
-    for name, value, kind, low, high in ranges:
-        if not isinstance(value, kind) or not low <= value <= high:
-            what = "a whole number" if kind is Integral else "a value"
-            sys.exit(f"{name} = {value!r}: use {what} from {low} to {high}.")
-    if np.shape(betas) != (2,) or not all(isinstance(b, Real) and 0 <= b < 1 for b in betas):
-        sys.exit(f"BETAS = {betas!r}: use two numbers from 0 to below 1, such as (0.92, 0.999).")
-    if render and find_spec("pygame") is None:
-        sys.exit("RENDER = True needs pygame: `pip install pygame`, or set RENDER = False.")
-    text = f"UPDATE_GLOBAL_ITER = {n}, GAMMA = {gamma}, LR = {lr}, BETAS = {betas}, ENTROPY_BETA = "
-    return f"{text}{entropy_beta}, MAX_GRAD_NORM = {clip}, N_WORKERS = {n_workers}, SEED = {seed}"
+def as_number(r):
+    """Return a reward or a return, a number or an array of one number, as a float."""
+    a = np.asarray(r)
+    if a.size != 1 or a.dtype.kind not in "fiub":
+        raise ValueError(f"A reward must be one number, and this is {r!r}.")
+    return float(a.item())
 
 
-def make_env(make, env_name, space, render=False):
-    """Return gym's `make(env_name)`, or exit with a sentence if its actions are not of `space`."""
-    options = {"render_mode": "human"} if render else {}
+def check_finite(what, value, net, s, br=()):
+    """Raise a FloatingPointError if `value`, a number, is not finite, and say where to look.
+
+    `net` made it of the observations `s`, a tensor, and the rewards `br`; `what` is its name.
+    """
+    if math.isfinite(value):
+        return
+    weights = torch.cat([p.detach().abs().flatten() for p in net.parameters()]).max().item()
+    far_s = [x for x in s.flatten().tolist() if not abs(x) < 1e15]  # its square is nearly inf
+    far_r = [as_number(r) for r in br if not abs(as_number(r)) < 1e15]
+    if far_s:
+        where = f"an observation holds {far_s[0]}. Look at the environment."
+    elif far_r:
+        where = f"a reward is {far_r[0]}. Look at the environment, or at REWARD_SCALE."
+    elif not weights < 1e6:
+        where = f"the largest weight is {weights}. Turn down LR, or set MAX_GRAD_NORM."
+    else:
+        where = "observations, rewards and weights are finite. Look at forward and loss_func."
+    raise FloatingPointError(f"The {what} is {value}: {where}")
+
+
+def is_whole(x):
+    return isinstance(x, Integral) and not isinstance(x, bool)
+
+
+def is_number(x):
+    return isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x)
+
+
+def are_betas(x):
+    # PyTorch takes no whole numbers here.
+    return np.shape(x) == (2,) and all(isinstance(b, float) and 0 <= b < 1 for b in x)
+
+
+CONSTANTS = {  # name: what to use, and whether x is that
+    "ENV_NAME": ("a name in quotes", lambda x: isinstance(x, str)),
+    "UPDATE_GLOBAL_ITER": ("a whole number from 1 on", lambda x: is_whole(x) and x >= 1),
+    "GAMMA": ("a number from 0 to 1", lambda x: is_number(x) and 0 <= x <= 1),
+    "MAX_EP": ("a whole number from 1 on", lambda x: is_whole(x) and x >= 1),
+    "LR": ("a number above 0, at most 1", lambda x: is_number(x) and 0 < x <= 1),
+    "BETAS": ("two numbers from 0.0 to below 1.0, such as (0.92, 0.999)", are_betas),
+    "ENTROPY_BETA": ("a number from 0 on", lambda x: is_number(x) and x >= 0),
+    "MAX_GRAD_NORM": ("a number above 0, or None", lambda x: x is None or is_number(x) and x > 0),
+    "REWARD_SCALE": ("a number above 0", lambda x: is_number(x) and x > 0),
+    "FALL_REWARD": ("a number, or None", lambda x: x is None or is_number(x)),
+    "N_WORKERS": ("a whole number from 1 on", lambda x: is_whole(x) and x >= 1),
+    "SEED": ("a whole number from 0 to 2**63 - 1", lambda x: is_whole(x) and 0 <= x < 2**63),
+    "RENDER": ("True or False", lambda x: isinstance(x, bool)),
+}
+
+
+def check_constants(constants):
+    """Exit with a sentence on the first of `constants`, a script's globals(), that cannot work."""
+    for name, (what, works) in CONSTANTS.items():
+        if name in constants and not works(constants[name]):
+            sys.exit(f"{name} = {constants[name]!r}: use {what}.")
+    if constants.get("RENDER") and find_spec("pygame") is None:
+        sys.exit("RENDER = True needs pygame: `pip install pygame-ce`, or set RENDER = False.")
+
+
+def check_env(env_name, make_env, kind):
+    """Return make_env(), or exit with a sentence if the script that calls this can't learn it.
+
+    `kind`: the class of the actions that the script chooses, gym.spaces.Discrete or Box.
+    """
     try:
-        env = make(str(env_name), disable_env_checker=True, **options)
+        env = make_env()
     except Exception as error:
         if not isinstance(error, ImportError) and "gym" not in type(error).__module__:
-            raise
-        sys.exit(f"ENV_NAME = {env_name!r}: change it, or install what it needs ({error}).")
+            raise  # an error in an environment of one's own
+        said = " ".join(str(error).split())
+        sys.exit(f"ENV_NAME = {env_name!r}: change it, or install what it needs ({said}).")
     a, s = env.action_space, env.observation_space
-    bounded = not hasattr(a, "is_bounded") or a.is_bounded()
-    vectors = len(a.shape or ()) < 2 and len(s.shape or ()) == 1
-    if not isinstance(a, space) or not bounded or not vectors or getattr(a, "start", 0) != 0:
-        needs = f"bounded {space.__name__} actions (Discrete: from 0 on) and observations (n,)"
-        sys.exit(f"ENV_NAME = {env_name!r}: {a}, {s}. Use {needs}, or the other script.")
+    scripts = {"Discrete": "discrete_A3C.py", "Box": "continuous_A3C.py"}
+    problem = None
+    if len(s.shape or ()) != 1:
+        problem = f"its observations are {s}, not vectors. Change Net, as examples/ do"
+    elif np.any(getattr(a, "start", 0)):
+        problem = f"its actions are {a}. Wrap it, so that they count from 0 on"
+    elif hasattr(a, "is_bounded") and not (a.is_bounded() and len(a.shape) == 1):
+        problem = f"its actions are {a}. Wrap it, so that they are a bounded vector"
+    elif not isinstance(a, kind):
+        problem = f"its actions are {a}. Use {scripts.get(type(a).__name__, 'a Net of your own')}"
+    if problem is not None:
+        sys.exit(" ".join(f"ENV_NAME = {env_name!r}: {problem}.".split()))  # in one line
     return env
 
 
 def seed_all(seed):
-    """Seed all random numbers of this process: torch's, NumPy's and Python's."""
+    """Seed all that draws random numbers in this process: torch, NumPy and Python's random."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # it takes no larger one
     random.seed(seed)
@@ -172,62 +240,61 @@ def follow_parent():
         torch.set_num_threads(1)  # for a notebook, where torch comes before OMP_NUM_THREADS
 
 
-def run_workers(workers, res_queue):
-    """Start `workers`, gather what they put on `res_queue` until all end, and leave none running.
+def run_workers(workers, res_queue, res):
+    """Start `workers`, append what they queue (but None) to `res`, and leave none running.
 
-    Returns the results (but for None), the seconds, and the failure for sys.exit(): 130 after
-    Ctrl-C, a sentence on the worker that died (its traceback stands above), or None.
+    SystemExit: a sentence on the worker that died (its traceback stands above), or 130 after
+    Ctrl-C, which has no effect from then on until save_results has saved.
     """
-    begin = time.perf_counter()
-    results = []
-    failure = None
-    running = True
+    ended, all_read = threading.Event(), threading.Event()
 
-    def interrupt(signum, frame):
-        nonlocal failure
-        failure = 130
+    def gather():  # all the time: a full queue would stop the workers
+        while not (ended.is_set() and res_queue.empty()):
+            if res_queue.empty():
+                time.sleep(0.01)
+                continue
+            result = res_queue.get()
+            if result is not None:
+                res.append(result)
+        all_read.set()
 
-    def gather():
-        while running or not res_queue.empty():
-            time.sleep(0.01)
-            while not res_queue.empty():
-                results.append(res_queue.get())
-
-    reader = threading.Thread(target=gather, daemon=True)  # a put() that is killed blocks get()
-    previous = signal.signal(signal.SIGINT, interrupt)
+    # A thread of its own, as get() never returns where a worker is killed inside put().
+    reader = threading.Thread(target=gather, daemon=True)
     try:
-        start(workers)
+        for worker in workers:
+            worker.start()
         reader.start()
-        while running and failure is None:
-            time.sleep(0.01)
-            running = any(worker.is_alive() for worker in workers)
-            for worker in workers:
-                if worker.exitcode:
-                    failure = f"Worker {worker.name} died: {worker}"
+        running = {worker.sentinel: worker for worker in workers}
+        while running:
+            for sentinel in wait(running, timeout=1):
+                worker = running.pop(sentinel)
+                worker.join()
+                if worker.exitcode != 0:
+                    sys.exit(f"Worker {worker.name} died: {worker}")
             if not reader.is_alive():
-                failure = "What a worker put on the queue could not be read: see the error above."
+                break
+        ended.set()
+        reader.join()
+        if not all_read.is_set():
+            sys.exit("What a worker queued could not be read: see the error above.")
+    except KeyboardInterrupt:
+        answer_ctrl_c(signal.SIG_IGN)
+        print("Saving ...", flush=True)
+        sys.exit(130)
     finally:
         for worker in workers:
             if worker.is_alive():
                 worker.kill()
                 worker.join()
-        running = False
-        # A second Ctrl-C leaves at once.
-        signal.signal(signal.SIGINT, signal.SIG_DFL if failure == 130 else previous)
-    reader.join(timeout=2)
-    return [r for r in results if r is not None], time.perf_counter() - begin, failure
+        ended.set()
+        if reader.is_alive():
+            reader.join(timeout=2)
 
 
-def start(workers):
-    """Start `workers`. Ctrl-C waits until all have started, so that it meets none half-way."""
-    if hasattr(signal, "pthread_sigmask"):  # not on Windows
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        for worker in workers:
-            worker.start()
-    finally:
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+def answer_ctrl_c(handler):
+    """Let `handler` answer Ctrl-C from now on; only the main thread may, and only it gets one."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, handler)
 
 
 def evaluate(net, env, seed, episodes=10, max_steps=10_000):
@@ -236,46 +303,131 @@ def evaluate(net, env, seed, episodes=10, max_steps=10_000):
     for episode in range(episodes):
         s, _ = env.reset(seed=seed + episode)
         for _ in range(max_steps):
-            s, r, terminated, truncated, _ = env.step(net.choose_action(v_wrap(s[None]), True))
-            total += r
+            a = net.choose_action(v_wrap(np.asarray(s)[None]), greedy=True)
+            s, r, terminated, truncated, _ = env.step(a)
+            total += as_number(r)
             if terminated or truncated:
                 break
     return total / episodes
 
 
-def save_results(net, res, env_name, title, threshold=None):
-    """Save in results/ the weights of `net` and a picture of `res`; return whether it worked."""
-    stem = env_name.replace("/", "-").replace(":", "-")
-    weights, picture = io.BytesIO(), io.BytesIO()
-    torch.save(net.state_dict(), weights)
-    saved = write_whole(f"{stem}.pt", weights)
-    try:
-        fig, ax = plt.subplots(figsize=(11, 6))
-    except Exception:  # the display is gone: each window toolkit raises an error of its own
-        plt.switch_backend("agg")
-        fig, ax = plt.subplots(figsize=(11, 6))
-    ax.plot(range(1, len(res) + 1), res, label="moving average (0.99)")
-    if threshold is not None:
-        ax.axhline(threshold, color="gray", linestyle="--", label=f"solved: {threshold:g}")
-    ax.set(xlabel="Episode", ylabel="Return")
-    ax.set_title(f"{env_name}\n{title}", size=9)
-    ax.legend()
-    fig.savefig(picture)
-    return write_whole(f"{stem}.png", picture) and saved
+def print_greedy(net, env, seed, before):
+    """Print the greedy policy's mean return, `before` training and now, lowest and highest."""
+    returns = [evaluate(net, env, seed + episode, episodes=1) for episode in range(10)]
+    after = sum(returns) / len(returns)
+    spread = f"{min(returns):.1f} to {max(returns):.1f}"
+    print(f"Greedy policy: mean return {before:.1f} before, {after:.1f} after ({spread})")
+    if after <= before:
+        print("It is no better than before: train longer, or turn down LR.")
 
 
-def write_whole(name, data):
-    """Write the BytesIO `data` to results/`name`, whole or not at all; return if it worked."""
-    path = Path(__file__).resolve().parent / "results" / name
-    part = path.with_name(f"{name}.part")
+def new_run(env_name):
+    """Return the path, without an ending, of a new run's files: results/NAME-1, then NAME-2, ...
+
+    An empty .pt takes the number, so that two runs at once never share it.
+    """
+    folder = Path(__file__).resolve().parent / "results"
+    folder.mkdir(exist_ok=True)
+    name = re.sub("[/:]", "-", env_name)
+    for number in count(1):
+        run = folder / f"{name}-{number}"
+        if not list(folder.glob(f"{run.name}.*")):
+            try:
+                open(f"{run}.pt", "x").close()
+                return run
+            except FileExistsError:
+                pass  # another run was faster
+
+
+def save_results(net, res, env_name, title, threshold=None, run=None):
+    """Save a run in results/: weights (.pt), returns (.csv) and a picture of them (.png).
+
+    `res` lists the moving averages; without any, nothing is saved. `title` tells the constants;
+    `run` is the path of new_run, which is called if it is None. Ctrl-C waits until all is saved.
+    Returns whether it worked.
+    """
+    answer_ctrl_c(signal.SIG_IGN)
     try:
-        path.parent.mkdir(exist_ok=True)
-        part.write_bytes(data.getvalue())
-        part.replace(path)
+        if not res:
+            print("Nothing to save: no episode has ended.")
+            free_number(run)
+            return True
+        run = run or new_run(env_name)
+        save_weights(net, run)
+        averages = np.array(res, dtype=float)
+        returns = averages.copy()
+        returns[1:] = (averages[1:] - 0.99 * averages[:-1]) / 0.01  # what record has averaged
+        rows = [f"{i},{r:.6g},{a:.6g}" for i, (r, a) in enumerate(zip(returns, averages), 1)]
+        lines = [f"# {title}", "episode,return,average", *rows, ""]
+        write_whole(f"{run}.csv", "\n".join(lines).encode())
+        picture = io.BytesIO()
+        draw(returns, averages, f"{run.name}\n{title}", threshold).savefig(picture)
+        write_whole(f"{run}.png", picture.getvalue())
+        return True
     except OSError as error:
         print(f"Not saved: {error}. Make room, or make results/ writable.", file=sys.stderr)
-        if part.exists():
-            part.unlink()
+        free_number(run)
         return False
+    finally:
+        answer_ctrl_c(signal.default_int_handler)
+
+
+def free_number(run):
+    """Remove the .pt of `run` that only takes the number: nothing was saved."""
+    number = Path(f"{run}.pt")
+    if run is not None and number.exists() and number.stat().st_size == 0:
+        number.unlink()
+
+
+def save_weights(net, run):
+    """Save the weights of `net` as the .pt of `run`, a path of new_run."""
+    weights = io.BytesIO()
+    torch.save(net.state_dict(), weights)
+    write_whole(f"{run}.pt", weights.getvalue())
+
+
+def write_whole(path, data):
+    """Write `data`, bytes, to the file `path`, whole or not at all; an OSError says why not."""
+    part = Path(f"{path}.part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
     print(f"Saved {path}", flush=True)
-    return True
+
+
+def draw(returns, averages, title, threshold):
+    """Return a figure of the returns, faint, and their moving averages; again and again one."""
+    try:
+        fig, ax = plt.subplots(figsize=(11, 6), num="A3C", clear=True)
+    except Exception:  # the display is gone: each window toolkit raises an error of its own
+        plt.switch_backend("agg")
+        fig, ax = plt.subplots(figsize=(11, 6), num="A3C", clear=True)
+    episodes = range(1, len(returns) + 1)
+    ax.plot(episodes, returns, alpha=0.25, label="return")
+    ax.plot(episodes, averages, label="moving average (0.99)")
+    if threshold is not None:
+        ax.axhline(threshold, color="gray", linestyle="--", label=f"{threshold:g}")
+    ax.set(xlabel="Episode", ylabel="Return")
+    ax.set_title(textwrap.fill(title, 130, replace_whitespace=False), size=9)
+    ax.legend()
+    return fig
+
+
+def load_weights(net, path):
+    """Load the weights that a run saved at `path` into `net`, or exit with a sentence."""
+    try:
+        net.load_state_dict(torch.load(path, weights_only=True))
+    except FileNotFoundError:
+        sys.exit(f"{path!r}: there is no such file; train first, or change the name.")
+    except Exception as error:
+        made = f"no weights of {type(net).__module__}.Net ({type(error).__name__})"
+        sys.exit(f"{path!r}: {made}; train again, or change the name.")
+
+
+def show_picture():
+    """Show the picture of the run, where there is a display."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*non-interactive")
+        plt.show()

@@ -1,7 +1,7 @@
-"""Watch a trained agent. Train one first, then: pip install pygame && python -m examples.watch
+"""Watch a trained agent. Train one first, then: pip install pygame-ce && python -m examples.watch
 
-Put the file that the run printed into WEIGHTS: any of discrete_A3C.py, continuous_A3C.py (for the
-ENV_NAME at their tops) or examples/pong.py.
+PROGRAM trained it: discrete_A3C, continuous_A3C, examples.catch, examples.pong, or a program of
+your own that has Net, N_S, N_A and make_env. Without a display it writes an animation.
 """
 
 import os
@@ -9,69 +9,94 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: later it does nothing
 
 import sys
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-import torch
+from PIL import Image  # it comes with matplotlib
 
-from utils import v_wrap
+from utils import evaluate, load_weights
 
-WEIGHTS = "results/CartPole-v0.pt"  # as the run printed it
+PROGRAM = "discrete_A3C"  # as it is imported: with a dot for the folder, without .py
+WEIGHTS = "results/CartPole-v0-1.pt"  # as the run printed it
+GIF = None  # a name, such as "results/CartPole-v0-1.gif": write this animation, open no window
 EPISODES = 3
 MAX_STEPS = 10_000  # of an episode
 SEED = 1  # of the environment
+EVERY = 2  # steps from one picture of an animation to the next
 
 
-def find_program(stem):
-    """Return the script that saves its weights under the name `stem`, and its environment."""
-    if "Pong" in stem:
-        from examples import pong
+class Shown:
+    """An environment to play in; its pictures are kept in `frames` where it makes some."""
 
-        return pong, pong.make_env(render=True)
-    if find_spec("pygame") is None:
-        sys.exit("The window needs one more package: pip install pygame")
-    import continuous_A3C
-    import discrete_A3C
+    def __init__(self, env):
+        self.env, self.frames, self.steps = env, [], 0
 
-    for script, space in ((discrete_A3C, "Discrete"), (continuous_A3C, "Box")):
-        if stem == script.ENV_NAME.replace("/", "-").replace(":", "-"):
-            make, spaces = script.gym.make, script.gym.spaces
-            env = script.make_env(make, script.ENV_NAME, getattr(spaces, space), render=True)
-            return script, env
-    sys.exit(f"WEIGHTS = {WEIGHTS!r}: set ENV_NAME in the script that saved it to its environment.")
+    def reset(self, seed=None):
+        return self.env.reset(seed=seed)
 
-
-def load(net, path):
-    """Load the weights at `path` into `net`, or exit with a sentence on what to change."""
-    try:
-        net.load_state_dict(torch.load(path, weights_only=True))
-    except FileNotFoundError:
-        sys.exit(f"WEIGHTS = {WEIGHTS!r}: there is no such file; train first, or change the name.")
-    except Exception as error:
-        made = f"no weights of {type(net).__module__}.Net ({type(error).__name__})"
-        sys.exit(f"WEIGHTS = {WEIGHTS!r}: {made}; train again, or change the name.")
-
-
-def play(net, env, seed=None):
-    """Play one episode with the greedy policy of `net`; return the sum of its rewards."""
-    total = 0.0
-    s, _ = env.reset(seed=seed)
-    for _ in range(MAX_STEPS):
-        a = net.choose_action(v_wrap(s[None]), greedy=True)
+    def step(self, a):
         if isinstance(a, np.ndarray):
             a = a.astype("float64")  # gym's Pendulum can't draw a float32
-        s, r, terminated, truncated, _ = env.step(a)
-        total += r
-        if terminated or truncated:
-            break
-    return total
+        if self.env.render_mode == "rgb_array" and self.steps % EVERY == 0:
+            frame = Image.fromarray(self.env.render())
+            half = frame.resize((frame.width // 2, frame.height // 2))
+            self.frames.append(half.quantize(32))
+        self.steps += 1
+        return self.env.step(a)
+
+    def write(self, path):
+        """Write the pictures to `path`, at the speed of the environment."""
+        Path(path).parent.mkdir(exist_ok=True)
+        milliseconds = 1000 * EVERY // self.env.metadata.get("render_fps", 30)
+        first, *others = self.frames
+        first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0)
+        print(f"Saved {path}")
+
+
+def find_program(name):
+    """Return the module `name`, or exit with a sentence on what to change."""
+    try:
+        program = import_module(name)
+    except ModuleNotFoundError as error:
+        sys.exit(f"PROGRAM = {name!r}: {error}; change it, or install what it needs.")
+    if program.N_S is None:
+        sys.exit(f"PROGRAM = {name!r}: its ENV_NAME = {program.ENV_NAME!r} does not fit; run it.")
+    return program
+
+
+def has_display():
+    """Return whether a window can open: on Linux a variable tells."""
+    names = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+    return not sys.platform.startswith("linux") or any(os.environ.get(name) for name in names)
+
+
+def open_env(program, gif):
+    """Return an environment of `program`, in a window, or one for the animation `gif`."""
+    try:
+        env = Shown(program.make_env(render="rgb_array" if gif else True))
+        env.reset(seed=SEED)
+        if gif:
+            env.env.render()
+        return env
+    except Exception as error:
+        told = " ".join(str(error).split())
+        sys.exit(f"PROGRAM = {PROGRAM!r}: not to be shown: {told} (`pip install pygame-ce`?)")
 
 
 if __name__ == "__main__":
-    program, env = find_program(Path(WEIGHTS).stem)
+    program = find_program(PROGRAM)
     net = program.Net(program.N_S, program.N_A)
-    load(net, WEIGHTS)
+    load_weights(net, WEIGHTS)
+    gif = GIF
+    windows = "human" in program.make_env().metadata["render_modes"]
+    if gif is None and not (windows and has_display()):
+        gif = str(Path(WEIGHTS).with_suffix(".gif"))
+        print("There is no window for it: it becomes an animation.")
+    env = open_env(program, gif)
     for episode in range(EPISODES):
-        print(f"Episode {episode + 1}: return {play(net, env, SEED + episode):.0f}", flush=True)
-    env.close()
+        score = evaluate(net, env, SEED + episode, episodes=1, max_steps=MAX_STEPS)
+        print(f"Episode {episode + 1}: return {score:.2f}", flush=True)
+    if gif is not None:
+        env.write(gif)
+    env.env.close()

@@ -1,8 +1,10 @@
 """Train both scripts once, and draw what they learned. Run: python -m experiments.animate
 
-The first two and the last five lines of each run are kept in animate.json and printed at the end.
+The first two lines of each run and those from its last episode on are kept in animate.json and
+printed at the end.
 Its learning curve and an animation of its greedy policy are CartPole-v0.png and .gif, and
-Pendulum-v1.png and .gif. Delete animate.json to train anew (two minutes on 2 cores). Needs pygame.
+Pendulum-v1.png and .gif. Other code is trained anew, and so are both without animate.json (two
+minutes on 2 cores). Needs pygame-ce.
 """
 
 import json
@@ -13,14 +15,13 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-import gym
 import torch
 from PIL import Image
 
 import continuous_A3C
 import discrete_A3C
 from experiments import knobs
-from experiments.copies import Copy
+from experiments.copies import Copy, code_of
 from utils import v_wrap
 
 FOLDER = Path(__file__).resolve().parent
@@ -44,13 +45,15 @@ def train(name, folder):
                 print(f"{name}: {lines[-1]}, {left:.0f} s left", flush=True)
     if process.returncode != 0:
         raise SystemExit(f"{name} ended with status {process.returncode}.")
-    # The last episode, two saved files, the speed and the greedy policy.
-    return lines[:2] + [line.replace(str(copy.folder.resolve()), "...") for line in lines[-5:]]
+    # The last episode, three saved files, the speed and the greedy policy.
+    last = max(number for number, line in enumerate(lines) if " Ep: " in line)
+    end = [line.replace(str(copy.folder.resolve()), "...") for line in lines[last:]]
+    return [*lines[:2], *end]
 
 
 def animate(script, net, path, steps=200, every=2):
     """Draw `steps` steps of the greedy policy of `net` to `path`, one frame in `every`."""
-    env = gym.make(script.ENV_NAME, disable_env_checker=True, render_mode="rgb_array")
+    env = script.make_env("rgb_array")
     s, _ = env.reset(seed=0)
     frames = []
     for step in range(steps):
@@ -69,19 +72,22 @@ def animate(script, net, path, steps=200, every=2):
 
 def main():
     if find_spec("pygame") is None:
-        raise SystemExit("The animations need pygame: `pip install pygame`.")
+        raise SystemExit("The animations need pygame: `pip install pygame-ce`.")
     data = json.loads(DATA.read_text()) if DATA.exists() else {}
+    codes = data.setdefault("code", {})
     for name, script in SCRIPTS.items():
-        if name not in data:
+        code = code_of(name)
+        if codes.get(name) != code:
             with tempfile.TemporaryDirectory(prefix="animate-") as folder:
                 lines = train(name, folder)
                 results = Path(folder) / "results"
                 net = script.Net(script.N_S, script.N_A)
-                weights = torch.load(results / f"{script.ENV_NAME}.pt", weights_only=True)
+                weights = torch.load(results / f"{script.ENV_NAME}-1.pt", weights_only=True)
                 net.load_state_dict(weights)
                 animate(script, net, FOLDER / f"{script.ENV_NAME}.gif")
-                shutil.copy(results / f"{script.ENV_NAME}.png", FOLDER)
+                shutil.copy(results / f"{script.ENV_NAME}-1.png", FOLDER / f"{script.ENV_NAME}.png")
             data[name] = lines
+            codes[name] = code
             knobs.keep(DATA, data)
         print("\n".join(data[name]))
 

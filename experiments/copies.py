@@ -1,5 +1,7 @@
 """Copies of the collection whose lines can be changed, as a user changes them, and run."""
 
+import ast
+import hashlib
 import os
 import shutil
 import subprocess
@@ -7,6 +9,32 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+LEARNS = {  # what learns, beside Net and Worker.run of a script
+    "utils.py": ("set_init", "push_and_pull", "actions_to_tensor"),
+    "shared_adam.py": ("SharedAdam",),
+}
+
+
+def code_of(script, folder=ROOT):
+    """Return a hash of what learns in `script`: docstrings, comments and all else do not count."""
+    code = []
+    for file, names in {script: ("Net", "run"), **LEARNS}.items():
+        for node in ast.walk(ast.parse((Path(folder) / file).read_text())):
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name in names:
+                code.append(said(node))
+    return hashlib.sha256(str(code).encode()).hexdigest()[:12]
+
+
+def said(node):
+    """Return what a syntax tree says, the same in all Pythons: that of ast.dump differs."""
+    if isinstance(node, list):
+        return [said(part) for part in node]
+    if not isinstance(node, ast.AST):
+        return node
+    fields = {name: value for name, value in ast.iter_fields(node) if value not in (None, [])}
+    if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+        fields["body"] = node.body[1:]
+    return type(node).__name__, {name: said(value) for name, value in fields.items()}
 
 
 class Copy:

@@ -10,13 +10,12 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import gym
 import torch
 
 import discrete_A3C
 from experiments import knobs
 from experiments.copies import Copy
-from utils import make_env, v_wrap
+from utils import v_wrap
 
 DATA = Path(__file__).with_name("drift.json")
 EPISODES = 100
@@ -40,14 +39,14 @@ def trained(constants, seed):
         if process.returncode != 0:
             raise SystemExit(f"{text[-2000:]}The run ended with status {process.returncode}.")
         net = discrete_A3C.Net(discrete_A3C.N_S, discrete_A3C.N_A)
-        weights = torch.load(copy.folder / "results" / "CartPole-v0.pt", weights_only=True)
+        weights = torch.load(copy.folder / "results" / "CartPole-v0-1.pt", weights_only=True)
         net.load_state_dict(weights)
     return net
 
 
 def play_on(net, episodes, steps):
     """Play greedily without a time limit; return in what share each end comes."""
-    env = make_env(gym.make, "CartPole-v0", gym.spaces.Discrete).unwrapped
+    env = discrete_A3C.make_env().unwrapped
     ends = {"upright": 0, "left the track": 0, "fell": 0}
     for seed in range(episodes):
         s, _ = env.reset(seed=seed)

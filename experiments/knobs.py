@@ -2,8 +2,9 @@
 
 Trains CartPole-v0 with each row of ROWS and the seeds of that row, prints the tables of
 experiments/README.md and draws knobs.png. Each run is discrete_A3C.py with other constants, in a
-copy of its own. What it gave is kept in knobs.json, and it is run again only with other constants:
-delete that file to measure all of them on your machine (an hour and a quarter on 2 cores).
+copy of its own. What it gave is kept in knobs.json, and it is run again only with other constants
+or other code: delete that file to measure all of them on your machine (an hour and a half on 2
+cores).
 """
 
 import json
@@ -18,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import discrete_A3C
-from experiments.copies import Copy
+from experiments.copies import Copy, code_of
 
 DATA = Path(__file__).with_name("knobs.json")
 FIGURE = Path(__file__).with_name("knobs.png")
@@ -32,25 +33,31 @@ SHIPPED = {
     "BETAS": list(discrete_A3C.BETAS),
     "MAX_GRAD_NORM": discrete_A3C.MAX_GRAD_NORM,
     "ENTROPY_BETA": discrete_A3C.ENTROPY_BETA,
+    "FALL_REWARD": discrete_A3C.FALL_REWARD,
     "MAX_EP": discrete_A3C.MAX_EP,
     "N_WORKERS": 2,
 }
+# What learning does without annealing, as (old, new).
+NOT_ANNEALED = [("LR * max(0.0, 1.0 - self.g_ep.value / MAX_EP)", "LR")]
 TIPS = {"UPDATE_GLOBAL_ITER": 10, "GAMMA": 0.99, "LR": 1e-3}
 ROWS = {
     "as shipped, 2 workers": {},
     "`UPDATE_GLOBAL_ITER = 10`": {"UPDATE_GLOBAL_ITER": 10},
     "`GAMMA = 0.99`": {"GAMMA": 0.99},
     "`LR = 1e-3`": {"LR": 1e-3},
+    "`LR` not annealed": {},
     "`BETAS = (0.9, 0.99)`": {"BETAS": [0.9, 0.99]},
     "`MAX_GRAD_NORM = 40`": {"MAX_GRAD_NORM": 40},
     "the three tips": TIPS,
     "the three tips, `GAMMA = 0.9`": {"UPDATE_GLOBAL_ITER": 10, "LR": 1e-3},
     "the three tips, `MAX_GRAD_NORM = 40`": {**TIPS, "MAX_GRAD_NORM": 40},
     "`ENTROPY_BETA = 0`": {"ENTROPY_BETA": 0.0},
+    "`FALL_REWARD = None`": {"FALL_REWARD": None},
     "`N_WORKERS = 1`": {"N_WORKERS": 1},
     "`N_WORKERS = 4`": {"N_WORKERS": 4},
     "`N_WORKERS = 8`": {"N_WORKERS": 8},
 }
+LINES = {"`LR` not annealed": NOT_ANNEALED}  # rows of which lines are other ones
 SEEDS = dict.fromkeys(ROWS, range(10))
 SEEDS["as shipped, 2 workers"] = SEEDS["the three tips"] = range(20)
 
@@ -71,17 +78,18 @@ def play(constants, seed, changes=(), script="discrete_A3C.py"):
         for change in changes:
             copy.change(*change)
         # The return itself beside the moving average, which is rounded.
-        copy.change("utils.py", "{global_ep_r.value:.0f}", "{global_ep_r.value:.0f} | {ep_r}")
+        copy.change("utils.py", "{global_ep_r.value:.2f}", "{global_ep_r.value:.2f} | {ep_r}")
         begin = "    begin = time.perf_counter()\n"
-        copy.change("utils.py", begin, f'{begin}    print("The workers start", flush=True)\n')
+        copy.change(script, begin, f'{begin}    print("The workers start", flush=True)\n')
         greedy = f"[float(evaluate(gnet, env, seed, 1)) for seed in range({GREEDY_EPISODES})]"
-        end = "    if failure is None:\n"
-        copy.change(script, end, f"{end}        print('Greedy:', {greedy})\n")
+        end = "    print_greedy("
+        copy.change(script, end, f"    print('Greedy:', {greedy})\n{end}")
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        with copy.start(script, **pipes) as process:
+        module = script.removesuffix(".py").replace("/", ".")
+        with copy.start("-m", module, **pipes) as process:
             for line in process.stdout:
                 now = time.perf_counter()
-                episode = re.match(r"w\d\d Ep: \d+ \| Ep_r: -?\d+ \| (\S+)$", line)
+                episode = re.match(r"w\d\d Ep: \d+ \| Ep_r: \S+ \| (\S+)$", line)
                 if line == "The workers start\n":
                     start = now
                 elif episode:
@@ -126,6 +134,19 @@ def train(constants, seed, changes=()):
     }
 
 
+def expected(row):
+    """Return the constants with which `row` is run, as they are kept in the data."""
+    constants = {**SHIPPED, **ROWS[row]}
+    if row in LINES:
+        constants["lines"] = [list(line) for line in LINES[row]]
+    return constants
+
+
+def train_row(row, seed):
+    changes = [("discrete_A3C.py", old, new) for old, new in LINES.get(row, [])]
+    return {**train(ROWS[row], seed, changes), "constants": expected(row)}
+
+
 def interval(k, n):
     """Return the 95% interval of a share of which k of n were seen (Wilson's score interval)."""
     z = 1.96
@@ -147,6 +168,12 @@ def greedy_cell(runs):
     return f"{spread([run['greedy'] for run in runs])} ± {error:.1f}"
 
 
+def runs_of(data, row, seeds):
+    """Return those results of `row` that are in the data."""
+    found = data.get(row, {})
+    return [found[str(seed)] for seed in seeds if str(seed) in found]
+
+
 def table(data):
     """Return the table in Markdown; episodes and seconds are medians of those that solved it."""
     header = "| changed | solved (95% interval) | episodes to solve | seconds"
@@ -155,7 +182,9 @@ def table(data):
         "|---|---|---|---|---|---|",
     ]
     for row in ROWS:
-        runs = [data[row][str(seed)] for seed in SEEDS[row]]
+        runs = runs_of(data, row, SEEDS[row])
+        if not runs:
+            continue
         solved = [run for run in runs if run["solved"]]
         low, high = interval(len(solved), len(runs))
         cells = [row, f"{len(solved)} of {len(runs)} ({low:.0%} to {high:.0%})"]
@@ -190,7 +219,9 @@ def steadiness(data):
         "|---|---|---|---|---|---|---|",
     ]
     for row in ROWS:
-        runs = [data[row][str(seed)] for seed in SEEDS[row]]
+        runs = runs_of(data, row, SEEDS[row])
+        if not runs:
+            continue
         solved = [run["solved"] for run in runs if run["solved"]]
         fell = sum(fell_again(run, 150) for run in runs)
         low = sum(min(run["curve"][2000 // BLOCK :]) < 150 for run in runs)
@@ -212,8 +243,8 @@ def unsolved(data, row="as shipped, 2 workers"):
         "|---|---|---|---|",
     ]
     for seed in SEEDS[row]:
-        run = data[row][str(seed)]
-        if run["solved"] is None:
+        run = data.get(row, {}).get(str(seed))
+        if run is not None and run["solved"] is None:
             late = run["curve"][2000 // BLOCK :]
             cells = [f"{seed}", f"{highest(run['curve']):.0f}"]
             cells += [f"{min(late):.0f} to {max(late):.0f}", f"{run['greedy']:.0f}"]
@@ -224,28 +255,32 @@ def unsolved(data, row="as shipped, 2 workers"):
 def draw(data, seeds, shipped, figure, solved=None):
     """Draw median and quartiles of the curves of each row, those of the row `shipped` behind.
 
-    `seeds` holds the seeds of each row. A dashed line shows the return `solved`.
+    `seeds` holds the seeds of each row; those without data are left out. A dashed line shows the
+    return `solved`.
     """
+    curves = {}
+    for row in seeds:
+        runs = runs_of(data, row, seeds[row])
+        if runs:
+            curves[row] = np.array([run["curve"] for run in runs])
     n_columns = 4
-    n_rows = math.ceil(len(seeds) / n_columns)
+    n_rows = math.ceil(len(curves) / n_columns)
     size = (13, 0.5 + 2.4 * n_rows)
     fig = plt.figure(figsize=size, layout="constrained")
     axes = fig.subplots(n_rows, n_columns, sharex=True, sharey=True).flat
-    curves = {}
-    for row in seeds:
-        curves[row] = np.array([data[row][str(seed)]["curve"] for seed in seeds[row]])
-    episodes = np.arange(1, 1 + curves[shipped].shape[1]) * BLOCK
-    for ax, row in zip(axes, seeds):
-        ax.plot(episodes, np.median(curves[shipped], axis=0), color="silver")
+    for ax, row in zip(axes, curves):
+        episodes = np.arange(1, 1 + curves[row].shape[1]) * BLOCK
+        if shipped in curves:
+            ax.plot(episodes, np.median(curves[shipped], axis=0), color="silver")
         low, median, high = np.percentile(curves[row], [25, 50, 75], axis=0)
         ax.fill_between(episodes, low, high, alpha=0.3, linewidth=0)
         ax.plot(episodes, median)
         if solved is not None:
             ax.axhline(solved, color="gray", linestyle="--", linewidth=0.8)
         ax.set_title(row.replace("`", ""), size=10)
-    for ax in axes[len(seeds) - n_columns : len(seeds)]:
+    for ax in axes[max(0, len(curves) - n_columns) : len(curves)]:
         ax.tick_params(labelbottom=True)  # the lowest of each column
-    for ax in axes[len(seeds) :]:
+    for ax in axes[len(curves) :]:
         ax.remove()
     dashed = "" if solved is None else "; dashed: solved"
     fig.supxlabel(f"Episode (gray: as shipped{dashed})")
@@ -260,23 +295,27 @@ def keep(path, data):
     part.replace(path)
 
 
-def fill(path, seeds, train_row, constants_of):
+def fill(path, seeds, train_row, constants_of, script_of=lambda row: "discrete_A3C.py"):
     """Train what is missing in the data file `path`, and return all of it.
 
     The data are {row: {seed: result}}, and `seeds` holds the seeds of each row. What was trained
-    with other constants than `constants_of(row)` is missing too.
+    with other constants than `constants_of(row)`, or with other code of `script_of(row)`, is
+    missing too.
     """
     data = json.loads(path.read_text()) if path.exists() else {}
+    codes = {row: code_of(script_of(row)) for row in seeds}
     missing = []
     # All rows of a seed before the next seed: what else the machine does then hits all rows.
     for seed in range(max(max(row_seeds) for row_seeds in seeds.values()) + 1):
         for row in seeds:
-            kept = data.get(row, {}).get(str(seed))
-            if seed in seeds[row] and (kept is None or kept["constants"] != constants_of(row)):
+            kept = data.get(row, {}).get(str(seed), {})
+            today = {"constants": constants_of(row), "code": codes[row]}
+            if seed in seeds[row] and any(kept.get(key) != today[key] for key in today):
                 missing.append((row, seed))
     begin = time.perf_counter()
     for number, (row, seed) in enumerate(missing, 1):
-        result = train_row(row, seed)
+        code = code_of(script_of(row))  # now: you may edit it while others run
+        result = {**train_row(row, seed), "code": code}
         data.setdefault(row, {})[str(seed)] = result
         keep(path, data)
         left = (time.perf_counter() - begin) / number * (len(missing) - number) / 60
@@ -287,12 +326,7 @@ def fill(path, seeds, train_row, constants_of):
 
 
 def main():
-    data = fill(
-        DATA,
-        SEEDS,
-        lambda row, seed: train(ROWS[row], seed),
-        lambda row: {**SHIPPED, **ROWS[row]},
-    )
+    data = fill(DATA, SEEDS, train_row, expected)
     print(table(data), steadiness(data), unsolved(data), sep="\n\n")
     draw(data, SEEDS, "as shipped, 2 workers", FIGURE, SOLVED)
 

@@ -2,9 +2,10 @@
 
 Each mistake is a copy of the four files in which just those lines are broken, and runs beside the
 right one, with the same seeds. What was measured is kept in mistakes.json, and measured again only
-with other constants or lines; delete that file to measure all of it again. Prints the tables of
-experiments/README.md and draws mistakes.png. Takes an hour and a quarter on 2 cores. Needs Linux,
-and Python below 3.14, where workers are forked: without a fork OMP_NUM_THREADS is never too late.
+with other constants, lines or code; delete that file to measure all of it again. Prints the tables
+of experiments/README.md and draws mistakes.png. Takes an hour and a quarter on 2 cores. Needs
+Linux, and Python below 3.14, where workers are forked: without a fork OMP_NUM_THREADS is never too
+late.
 """
 
 import re
@@ -58,11 +59,13 @@ LEAK = [
 UNREAD = [
     (
         "utils.py",
-        "            while not res_queue.empty():\n",
-        "            while not running and not res_queue.empty():\n",
+        "            if res_queue.empty():\n",
+        "            if not ended.is_set():\n",
     )
 ]
-FIRST_DONE = [("utils.py", "running = any(worker.is_alive()", "running = all(worker.is_alive()")]
+FIRST_DONE = [
+    ("utils.py", "        while running:\n", "        while len(running) == len(workers):\n")
+]
 FAULT = [
     (
         SCRIPT,
@@ -82,19 +85,25 @@ WAIT_FOR_ALL = [
     ),
     (
         "utils.py",
-        "running = any(worker.is_alive() for worker in workers)",
-        "running = results.count(None) < len(workers)",
+        "            if result is not None:\n                res.append(result)\n",
+        "            res.append(result)\n",
     ),
-    ("utils.py", "                if worker.exitcode:", "                if False:"),
+    (
+        "utils.py",
+        "        while running:\n            for sentinel in wait(running, timeout=1):\n",
+        "        while res.count(None) < len(workers):\n"
+        "            time.sleep(0.01)\n"
+        "            for sentinel in ():\n",
+    ),
 ]
 TWO_LOCKS = [
     (
         "utils.py",
-        "        global_ep.value += 1\n",
-        "        global_ep.value += 1\n    with global_ep_r.get_lock():\n",
+        "        if global_ep.value == 1:\n",
+        "    with global_ep_r.get_lock():\n        if global_ep.value == 1:\n",
     )
 ]
-NO_AVERAGE = [("utils.py", "if global_ep.value == 1 else", "if global_ep_r.value == 0 else")]
+NO_AVERAGE = [("utils.py", "if global_ep.value == 1:", "if global_ep_r.value == 0:")]
 RECORD = """
 import torch.multiprocessing as mp
 from utils import record
@@ -151,7 +160,7 @@ def whole_run(constants, seed, changes, arguments=(SCRIPT,)):
 
 def returns(constants, seed, changes):
     """Return the reported return of each episode of each worker."""
-    changes = [*changes, ("utils.py", "{global_ep_r.value:.0f}", "{ep_r:.0f}")]
+    changes = [*changes, ("utils.py", "{global_ep_r.value:.2f}", "{ep_r:.0f}")]
     found = {}
     for line in whole_run(constants, seed, changes):
         episode = re.match(r"(w\d\d) Ep: \d+ \| Ep_r: (\d+)$", line)
@@ -200,7 +209,7 @@ def numbers(constants, seed, changes):
 def average(constants, seed, changes):
     """Return the moving average after a return of 0 and one of 100."""
     lines = whole_run(constants, seed, changes, ("-c", RECORD))
-    return {"average": int(re.search(r"Ep: 2 \| Ep_r: (\d+)$", lines[-1])[1])}
+    return {"average": round(float(re.search(r"Ep: 2 \| Ep_r: (\S+)$", lines[-1])[1]))}
 
 
 def values(runs, key):

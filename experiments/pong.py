@@ -52,7 +52,7 @@ DEFAULT = [
         "        nn.init.zeros_(self.pi.weight)  # so the first policy is uniform\n",
         "        nn.init.normal_(self.pi.weight, std=0.01)\n        nn.init.zeros_(self.pi.bias)\n",
     ),
-    ("save_results, set_init, v_wrap", "save_results, v_wrap"),
+    ("seed_all, set_init\n", "seed_all\n"),
 ]
 TWO_TRUNKS = [
     (
@@ -115,15 +115,15 @@ def run(name, later=0):
     copy.set_constants("examples/pong.py", constants)
     for old, new in lines:
         copy.change("examples/pong.py", old, new)
-    # The return itself beside the moving average, which is rounded.
-    copy.change("utils.py", "{global_ep_r.value:.0f}", "{global_ep_r.value:.0f} | {ep_r:.0f}")
+    # The return itself beside the moving average.
+    copy.change("utils.py", "{global_ep_r.value:.2f}", "{global_ep_r.value:.2f} | {ep_r:.0f}")
     process = copy.start("-m", "examples.pong", stdout=subprocess.PIPE)
     clock = Clock()
     games = []
     steps = []
     peak = 0.0
     for line in process.stdout:
-        game = re.match(r"w\d\d Ep: \d+ \| Ep_r: -?\d+ \| (-?\d+)$", line)
+        game = re.match(r"w\d\d Ep: \d+ \| Ep_r: \S+ \| (-?\d+)$", line)
         progress = re.match(r"(\d+) env steps in", line)
         if game:
             games.append([round(clock.seconds, 1), int(game[1])])
@@ -139,7 +139,7 @@ def run(name, later=0):
     if process.wait() != 0:
         raise SystemExit(f"{name} failed, see {copy.folder}")
     weights_file(name).parent.mkdir(exist_ok=True)
-    weights_file(name).write_bytes((copy.folder / "results" / "ALE-Pong-v5.pt").read_bytes())
+    weights_file(name).write_bytes((copy.folder / "results" / "ALE-Pong-v5-1.pt").read_bytes())
     return {"constants": constants, "games": games, "steps": steps, "memory": round(peak)}
 
 
@@ -211,9 +211,7 @@ def draw(data):
 
 def animate(net, every=2):
     """Save the last rally of the first point that the greedy policy wins, one frame in `every`."""
-    game = {"obs_type": "grayscale", "frameskip": 4, "repeat_action_probability": 0}
-    env = pong.gym.make(pong.ENV_NAME, render_mode="rgb_array", **game)
-    env = pong.stack_frames(env)
+    env = pong.make_env(render="rgb_array")
     s, _ = env.reset(seed=0)
     frames = []
     r = 0.0

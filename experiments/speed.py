@@ -3,9 +3,9 @@
 Compares the two scripts with a bare environment, with stock parts and with Stable-Baselines3 where
 it is installed. Each contestant is a process of its own, and all take turns, round after round:
 what a machine does besides hits all alike. What was measured is kept in speed.json, so that a run
-that was stopped goes on; delete that file to measure again. Prints the tables of
-experiments/README.md. Takes a quarter of an hour on 2 cores. Needs Linux, for /proc; its row of
-OMP_NUM_THREADS needs Python below 3.14, where workers are forked.
+that was stopped goes on. Other code is measured from the start, and so is all without that file.
+Prints the tables of experiments/README.md. Takes a quarter of an hour on 2 cores. Needs Linux, for
+/proc; its row of OMP_NUM_THREADS needs Python below 3.14, where workers are forked.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 from experiments import knobs
-from experiments.copies import ROOT, Copy
+from experiments.copies import ROOT, Copy, code_of
 
 ROUNDS = 7
 SECONDS = 3  # of a round, from the first episode on: the start of the workers is a small share
@@ -54,7 +54,7 @@ STOCK_IMPORTS = [
 STOCK_LINES = {
     "discrete_A3C.py": [
         (
-            "        probs = F.softmax(logits, dim=1).tolist()[0]\n"
+            "        probs = F.softmax(logits, dim=1)[0].tolist()\n"
             "        return random.choices(range(self.a_dim), probs)[0]",
             "        probs = F.softmax(logits, dim=1).detach()\n"
             "        return self.distribution(probs).sample().numpy()[0]",
@@ -304,9 +304,11 @@ def measurements():
 
 
 def main():
-    data = {"seconds of a round": SECONDS, "speed": {}, "solving": {}, "solving Pendulum": {}}
-    if DATA.exists():
-        data = json.loads(DATA.read_text())
+    code = {script: code_of(script) for script in SCRIPTS.values()}
+    data = json.loads(DATA.read_text()) if DATA.exists() else {}
+    if data.get("code") != code:
+        data = {"code": code, "seconds of a round": SECONDS}
+        data.update({"speed": {}, "solving": {}, "solving Pendulum": {}})
     missing = [m for m in measurements() if len(data[m[0]].get(m[1], [])) <= m[2]]
     begin = time.perf_counter()
     for done, (kind, name, _, function, arguments) in enumerate(missing, 1):

@@ -25,4 +25,4 @@ def step_for(env, seconds):
 
 if __name__ == "__main__":
     script, seconds = sys.argv[1:]
-    print(json.dumps(step_for(importlib.import_module(script).env, float(seconds))))
+    print(json.dumps(step_for(importlib.import_module(script).make_env(), float(seconds))))

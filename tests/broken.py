@@ -1,4 +1,4 @@
-"""An environment that goes wrong as DEATH says, in worker w01 after its twentieth episode.
+"""An environment that goes wrong as DEATH says: in worker w01 after its twentieth episode.
 
 Tests put it beside the scripts: ENV_NAME = "broken:Broken-v0".
 """
@@ -10,7 +10,7 @@ from multiprocessing import current_process
 import gym
 import numpy as np
 
-DEATH = None  # "raise", "kill", "crash" or "diverge"
+DEATH = None  # "raise", "kill", "crash", "diverge", or "at once": in each worker's first step
 
 
 class Broken(gym.Env):
@@ -34,6 +34,8 @@ class Broken(gym.Env):
 
     def step(self, action):
         reward = 1.0
+        if DEATH == "at once" and current_process().name != "MainProcess":
+            raise ZeroDivisionError("a bug in the first step")
         if current_process().name == "w01" and self.episode > 21:
             if DEATH == "raise":
                 raise ZeroDivisionError("a bug in the environment")

@@ -5,10 +5,16 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
 import re
+import runpy
+import signal
 import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import gym
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -80,10 +86,60 @@ def copy(tmp_path):
     return Copy(tmp_path)
 
 
+@pytest.fixture
+def run_here(copy, monkeypatch, capfd):
+    """Run a prepared script of the copy in this process, which need not import torch again.
+
+    Its workers are forks. Returns code, stdout and stderr, as Copy.run does.
+    """
+
+    def run(script, **constants):
+        copy.prepare(script, **constants)
+        monkeypatch.chdir(copy.folder)
+        monkeypatch.syspath_prepend(copy.folder)
+        for name in ("utils", "shared_adam", "broken"):  # the copy's, not those of other tests
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        plt.switch_backend("agg")
+        code = 0
+        try:
+            runpy.run_path(str(copy.folder / script), run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        stdout, stderr = capfd.readouterr()
+        if isinstance(code, str):  # so Python ends with a sentence
+            code, stderr = 1, f"{stderr}{code}\n"
+        return subprocess.CompletedProcess(script, code, stdout, stderr)
+
+    yield run
+    sys.modules.pop("broken", None)
+    gym.envs.registry.pop("Broken-v0", None)
+
+
 def episodes(stdout):
     """Return the moving averages of the episode lines in `stdout`, checked for form and order."""
     lines = [line for line in stdout.splitlines() if " Ep: " in line]
-    found = [re.fullmatch(r"w\d\d Ep: (\d+) \| Ep_r: (-?\d+)", line) for line in lines]
+    found = [re.fullmatch(r"w\d\d Ep: (\d+) \| Ep_r: (-?\d+\.\d\d)", line) for line in lines]
     assert all(found), lines
     assert [int(match[1]) for match in found] == list(range(1, len(lines) + 1))
-    return [int(match[2]) for match in found]
+    return [float(match[2]) for match in found]
+
+
+def processes_of(session):
+    """Return the numbers of the processes of a session that are left, zombies aside."""
+    left = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            # In parentheses stands a name, which may hold spaces and parentheses of its own.
+            fields = path.read_text(errors="replace").rpartition(")")[2].split()
+            state, _parent, _group, its_session = fields[:4]
+            if int(its_session) == session and state not in "ZX":
+                left.append(int(path.parent.name))
+    return left
+
+
+def kill_session(session):
+    """Kill the processes of a session, and those that they start meanwhile."""
+    while left := processes_of(session):
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

@@ -1,25 +1,29 @@
-"""The programs in examples/ run from end to end; those of Pong stand in test_pong.py."""
+"""The programs in examples/ run, as they lie here and as copies; Pong's own tests are apart."""
 
+import ast
 import re
+import shutil
 import sys
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from examples import catch, catch_pixels, watch
+import continuous_A3C
+import discrete_A3C
+import utils
+from examples import catch, catch_pixels, compare, watch
+from experiments.copies import ROOT
 
-DUMMY = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
+COPIED = ["catch", "catch_pixels", "pong"]
 
 
-@pytest.mark.parametrize(
-    "env, shape",
-    [(catch.Catch(), (64,)), (catch_pixels.PixelCatch(), (1, 80, 80))],
-    ids=["catch", "catch_pixels"],
-)
-def test_the_rules_of_catch(env, shape):
+@pytest.mark.parametrize("module", [catch, catch_pixels])
+def test_the_rules_of_catch(module):
+    env = module.make_env()
     s, _ = env.reset(seed=0)
-    assert s.shape == shape and env.observation_space.contains(s)
+    assert s.shape == env.observation_space.shape and env.observation_space.contains(s)
     for move in (-1, 0, 1):
         env.reset()
         env.ball = 5
@@ -38,99 +42,196 @@ def test_the_rules_of_catch(env, shape):
 
 
 def test_pixels_show_what_catch_shows():
-    small = catch.Catch()
-    large = catch_pixels.PixelCatch()
+    small = catch.make_env()
+    large = catch_pixels.make_env()
     s, _ = small.reset(seed=3)
     t, _ = large.reset(seed=3)
     assert np.array_equal(t[0, ::10, ::10], s.reshape(8, 8))
     assert np.array_equal(t[0, 9::10, 9::10], s.reshape(8, 8))
+    assert np.array_equal(small.render(), large.render())
+    assert small.render().shape == (80, 80, 3) and small.render().max() == 255
 
 
-def greedy(stdout):
-    return float(re.search(r"Greedy policy: mean return (\S+) over 100 episodes", stdout)[1])
+def worker_lines(path):
+    """Return the docstring of Worker in the file at `path`, and its code, without comments."""
+    tree = ast.parse(path.read_text())
+    (worker,) = [node for node in tree.body if getattr(node, "name", None) == "Worker"]
+    docstring = ast.get_docstring(worker)
+    worker.body = worker.body[1:]
+    return docstring, ast.unparse(worker).splitlines()
 
 
-@pytest.mark.parametrize("name, saved", [("catch", "Catch"), ("catch_pixels", "CatchPixels")])
-def test_catch_runs(copy, name, saved):
-    copy.set_constants("examples/catch.py", {"MAX_EP": 40})
-    run = copy.run_python("-m", f"examples.{name}")
+def differences(ours, theirs):
+    """Return the lines that only one of two lists has, however often the other has them."""
+    return [line for line in ours if line not in theirs] + [
+        line for line in theirs if line not in ours
+    ]
+
+
+@pytest.mark.parametrize("name", COPIED)
+def test_a_worker_differs_only_in_what_its_docstring_announces(name):
+    _, original = worker_lines(ROOT / "discrete_A3C.py")
+    docstring, lines = worker_lines(ROOT / "examples" / f"{name}.py")
+    announced = re.findall(r"`(\w+)`", docstring)
+    for line in differences(lines, original):
+        assert any(re.search(rf"\b{word}\b", line) for word in announced), line
+
+
+def copy_of(tmp_path, name):
+    """Copy an example with the two files that it needs, and nothing else, to an empty folder."""
+    for path in ("utils.py", "shared_adam.py", f"examples/{name}.py"):
+        shutil.copy(ROOT / path, tmp_path)
+
+
+SHORT = {"catch": {"MAX_EP": 40}, "catch_pixels": {"MAX_EP": 20}}
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_a_copy_beside_the_two_files_runs(copy, tmp_path, name):
+    shutil.rmtree(copy.folder)
+    copy.folder.mkdir()
+    copy_of(copy.folder, name)
+    copy.set_constants(f"{name}.py", SHORT[name])
+    run = copy.run_python(f"{name}.py")
     assert run.returncode == 0, run.stderr
-    assert re.search(r"^4\d episodes in \d+\.\d s$", run.stdout, re.MULTILINE)
-    assert -1 <= greedy(run.stdout) <= 1
-    assert copy.saved() == [f"{saved}.png", f"{saved}.pt"]
+    assert re.search(r"^\d\d episodes in \d+\.\d s, \d+ env steps/s$", run.stdout, re.MULTILINE)
+    assert re.search(r"^Greedy policy: mean return \S+ before, \S+ after", run.stdout, re.M)
+    title = {"catch": "Catch", "catch_pixels": "CatchPixels"}[name]
+    assert copy.saved() == [f"{title}-1.csv", f"{title}-1.png", f"{title}-1.pt"]
+
+
+CHANGED = {
+    "UPDATE_GLOBAL_ITER": 3,
+    "GAMMA": 0.5,
+    "LR": 1e-2,
+    "BETAS": (0.5, 0.5),
+    "ENTROPY_BETA": 1e6,
+    "MAX_GRAD_NORM": 1e-3,
+    "REWARD_SCALE": 1e3,
+    "SEED": 5,
+}
+
+
+def weights_of_a_run(module, monkeypatch, **changes):
+    """Return the weights that one worker of `module`, in this process, ends with."""
+    for name, value in {"MAX_EP": 3, "N_WORKERS": 1, **changes}.items():
+        monkeypatch.setattr(module, name, value)
+    utils.seed_all(module.SEED)
+    gnet = module.Net(module.N_S, module.N_A)
+    opt = module.SharedAdam(gnet.parameters(), lr=module.LR, betas=module.BETAS)
+    shared = module.mp.Value("i", 0), module.mp.Value("d", 0.0), module.mp.SimpleQueue()
+    module.Worker(gnet, opt, *shared, 0).run()
+    return torch.cat([p.detach().flatten() for p in gnet.parameters()])
+
+
+@pytest.mark.parametrize("module", [catch, catch_pixels])
+def test_each_constant_of_an_example_changes_what_is_learned(module, monkeypatch):
+    with monkeypatch.context() as context:
+        before = weights_of_a_run(module, context)
+    with monkeypatch.context() as context:
+        assert torch.equal(weights_of_a_run(module, context), before)
+    for name, value in {**CHANGED, "MAX_EP": 4}.items():
+        with monkeypatch.context() as context:
+            after = weights_of_a_run(module, context, **{name: value})
+        assert not torch.equal(after, before), name
 
 
 # A paddle that moves at random, or not at all, is under the ball once or twice in eight: -0.8.
 @pytest.mark.timeout(150)
 def test_catch_is_learned(copy):
     run = copy.run_python("-m", "examples.catch", timeout=140)
-    assert greedy(run.stdout) > 0.3, run.stderr
-
-
-def run_watch(copy, weights):
-    options = {"WEIGHTS": f"results/{weights}", "EPISODES": 2, "MAX_STEPS": 20}
-    copy.set_constants("examples/watch.py", options)
-    return copy.run_python("-m", "examples.watch", environ=DUMMY)
+    greedy = re.search(r"Greedy policy: mean return \S+ before, (\S+) after", run.stdout)
+    assert float(greedy[1]) > 0.3, run.stderr
 
 
 @pytest.mark.parametrize(
-    "program, weights",
-    [
-        ("discrete_A3C.py", "CartPole-v0.pt"),
-        ("continuous_A3C.py", "Pendulum-v1.pt"),
-        ("examples/pong.py", "ALE-Pong-v5.pt"),
-    ],
+    "module", [discrete_A3C, continuous_A3C, catch, catch_pixels], ids=lambda m: m.__name__
 )
-@pytest.mark.timeout(120)
-def test_what_a_run_saved_can_be_watched(copy, program, weights):
-    if "pong" in program:
-        pytest.importorskip("ale_py", reason="Pong needs ale-py: pip install gymnasium ale-py")
-    copy.set_constants(program, {"MAX_EP": 1, "N_WORKERS": 1})
-    module = program.removesuffix(".py").replace("/", ".")
-    trained = copy.run_python("-m", module)
-    assert trained.returncode == 0, trained.stderr
-    assert f"/results/{weights}" in trained.stdout
-    run = run_watch(copy, weights)
+def test_what_a_run_saved_becomes_an_animation(module, tmp_path, monkeypatch):
+    weights = tmp_path / "Run-1.pt"
+    net = module.Net(module.N_S, module.N_A)
+    utils.save_weights(net, tmp_path / "Run-1")
+    utils.load_weights(net, str(weights))
+    monkeypatch.setattr(watch, "PROGRAM", module.__name__)
+    env = watch.open_env(watch.find_program(module.__name__), gif=True)
+    utils.evaluate(net, env, seed=1, episodes=1, max_steps=6)
+    env.write(tmp_path / "Run-1.gif")
+    with Image.open(tmp_path / "Run-1.gif") as animation:
+        assert animation.n_frames >= 1 and animation.width >= 40
+    assert len(env.frames) == 3  # one of two
+
+
+def test_watch_opens_a_window_where_there_is_one_and_draws_where_there_is_none(copy):
+    results = copy.folder / "results"
+    results.mkdir()
+    net = discrete_A3C.Net(discrete_A3C.N_S, discrete_A3C.N_A)
+    utils.save_weights(net, results / "CartPole-v0-1")
+    copy.set_constants("examples/watch.py", {"EPISODES": 2, "MAX_STEPS": 20})
+    run = copy.run_python("-m", "examples.watch", environ={"SDL_VIDEODRIVER": "dummy"})
     assert run.returncode == 0, run.stderr
-    lines = [line for line in run.stdout.splitlines() if line.startswith("Episode")]
-    assert [line.split(":")[0] for line in lines] == ["Episode 1", "Episode 2"]
+    assert re.findall(r"^Episode (\d): return \d+\.\d\d$", run.stdout, re.M) == ["1", "2"]
+    assert copy.saved() == ["CartPole-v0-1.pt"]
+    run = copy.run_python("-m", "examples.watch")
+    assert run.returncode == 0, run.stderr
+    assert "Saved results/CartPole-v0-1.gif" in run.stdout
+    assert copy.saved() == ["CartPole-v0-1.gif", "CartPole-v0-1.pt"]
 
 
-@pytest.mark.parametrize(
-    "weights, told",
-    [
-        ("CartPole-v0.pt", "train first"),
-        ("Pendulum-v1.pt", "train first"),
-        ("Acrobot-v1.pt", "set ENV_NAME"),
-        ("no weights/CartPole-v0.pt", "train first"),
-    ],
-)
-def test_weights_that_cannot_be_watched_are_named(copy, weights, told):
-    run = run_watch(copy, weights)
-    assert run.returncode == 1
-    assert run.stderr.splitlines()[-1].startswith(f"WEIGHTS = 'results/{weights}': ")
-    assert told in run.stderr and "Traceback" not in run.stderr
+def test_what_cannot_be_watched_is_named(monkeypatch):
+    def sentence(call, *arguments):
+        with pytest.raises(SystemExit) as error:
+            call(*arguments)
+        assert "\n" not in error.value.code
+        return error.value.code
 
-
-def other_network(path):
-    torch.save(torch.nn.Linear(2, 2).state_dict(), path)
-
-
-def no_weights(path):
-    path.write_bytes(b"no weights")
-
-
-@pytest.mark.parametrize("write", [other_network, no_weights])
-def test_weights_that_do_not_fit_are_named(tmp_path, write):
-    path = tmp_path / "CartPole-v0.pt"
-    write(path)
-    with pytest.raises(SystemExit) as error:
-        watch.load(torch.nn.Linear(3, 3), path)
-    assert "no weights of" in error.value.code and "train again" in error.value.code
-
-
-def test_without_pygame_one_sentence_says_what_to_install(monkeypatch):
+    assert "'no_program'" in sentence(watch.find_program, "no_program")
+    monkeypatch.setattr(discrete_A3C, "N_S", None)
+    monkeypatch.setattr(discrete_A3C, "ENV_NAME", "CartPool-v0")
+    assert "'CartPool-v0' does not fit" in sentence(watch.find_program, "discrete_A3C")
     monkeypatch.setitem(sys.modules, "pygame", None)
-    with pytest.raises(SystemExit) as error:
-        watch.find_program("CartPole-v0")
-    assert error.value.code.endswith("pip install pygame")
+    said = sentence(watch.open_env, discrete_A3C, True)
+    assert said.startswith("PROGRAM = 'discrete_A3C'")
+    monkeypatch.setattr(discrete_A3C, "ENV_NAME", "CartPole-v0")
+    assert "pip install pygame-ce" in sentence(watch.open_env, discrete_A3C, True)
+
+
+def save_run(folder, name, title, res, monkeypatch):
+    monkeypatch.setattr(utils, "__file__", str(folder / "utils.py"))
+    net = torch.nn.Linear(2, 2)
+    assert utils.save_results(net, res, "Mine-v0", title)
+    return folder / "results" / f"{name}.csv"
+
+
+def test_runs_are_compared_by_the_constants_in_which_they_differ(tmp_path, monkeypatch):
+    first = "GAMMA = 0.9, BETAS = (0.92, 0.999), LR = 0.1, SEED = 0"
+    second = "GAMMA = 0.9, BETAS = (0.9, 0.99), LR = 0.1, SEED = 0, REWARD_SCALE = 2.0"
+    one = save_run(tmp_path, "Mine-v0-1", first, [1.0, 3.0, 2.0], monkeypatch)
+    two = save_run(tmp_path, "Mine-v0-2", second, [5.0], monkeypatch)
+    runs = [compare.read_run(path) for path in (one, two)]
+    assert [averages.tolist() for _, averages in runs] == [[1.0, 3.0, 2.0], [5.0]]
+    assert runs[0][0] == {
+        "GAMMA": "0.9",
+        "BETAS": "(0.92, 0.999)",
+        "LR": "0.1",
+        "SEED": "0",
+    }
+    assert compare.labels_of([constants for constants, _ in runs]) == [
+        "BETAS = (0.92, 0.999)",
+        "BETAS = (0.9, 0.99), REWARD_SCALE = 2.0",
+    ]
+    assert compare.find_runs([f"Mine-{n}.csv" for n in (10, 9)])[0].name == "Mine-9.csv"
+    two.write_text("no run\n1,2\n3,4\n")
+    with pytest.raises(SystemExit, match="is not a csv that a run has saved"):
+        compare.read_run(two)
+
+
+def test_compare_draws_what_runs_left(copy, monkeypatch):
+    title = "GAMMA = 0.9"
+    save_run(copy.folder, "Mine-v0-1", title, [1.0, 3.0], monkeypatch)
+    copy.set_constants("examples/compare.py", {"RUNS": "results/Mine-v0-*.csv"})
+    run = copy.run_python("-m", "examples.compare")
+    assert (run.returncode, run.stdout) == (0, "Saved results/compare.png\n"), run.stderr
+    copy.set_constants("examples/compare.py", {"RUNS": "results/Other-*.csv"})
+    run = copy.run_python("-m", "examples.compare")
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].startswith("RUNS = 'results/Other-*.csv': ")

@@ -1,5 +1,6 @@
 """The two networks: shapes, loss and actions, against torch.distributions."""
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -13,6 +14,8 @@ import discrete_A3C
 from utils import push_and_pull
 
 both = pytest.mark.parametrize("script", [discrete_A3C, continuous_A3C])
+NAN = float("nan")
+INF = float("inf")
 
 
 class DiscreteTrunk(discrete_A3C.Net):
@@ -188,3 +191,82 @@ def test_mu_is_within_the_bounds_and_sigma_positive(monkeypatch):
     assert (mu <= torch.tensor([2.0, 4.0, -4.5])).all()
     assert torch.allclose(mu.amax(0) - mu.amin(0), torch.tensor([2.0, 8.0, 1.0]), rtol=0.1)
     assert (sigma > 0).all()
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+@both
+def test_no_action_is_chosen_where_the_policy_is_not_finite_and_the_cause_is_named(script, greedy):
+    torch.manual_seed(0)
+    s = torch.tensor([[0.0, 1.0, 2.0]])
+    for number in (NAN, INF, -INF):
+        far = torch.tensor([[0.0, number, 2.0]])
+        cause = f": an observation holds {number}. Look at the environment."
+        with pytest.raises(FloatingPointError, match="^The policy is nan" + re.escape(cause)):
+            script.Net(3, 1).choose_action(far, greedy=greedy)
+    diverged = [("pi1", "weight", NAN), ("pi1", "bias", NAN), ("pi2", "weight", NAN)]
+    for layer, kind, number in (*diverged, ("pi2", "bias", NAN), ("pi2", "weight", INF)):
+        net = script.Net(3, 1)
+        getattr(getattr(net, layer), kind).data[-1] = number
+        cause = f"the largest weight is {number}. Turn down LR, or set MAX_GRAD_NORM."
+        with pytest.raises(FloatingPointError, match=f"^The policy is (nan|-?inf): {cause}$"):
+            net.choose_action(s, greedy=greedy)
+    net = script.Net(3, 1)
+    net.pi2.register_forward_hook(lambda layer, x, y: y * NAN)
+    cause = "observations, rewards and weights are finite. Look at forward and loss_func."
+    with pytest.raises(FloatingPointError, match=f"^The policy is nan: {cause}$"):
+        net.choose_action(s, greedy=greedy)
+
+
+class Masked(discrete_A3C.Net):
+    """Not ours: action 1 is forbidden, its logit -inf; `how` it gets there."""
+
+    def __init__(self, how):
+        super().__init__(4, 3)
+        self.how = how
+
+    def forward(self, x):
+        logits, values = super().forward(x)
+        allowed = torch.tensor([True, False, True])
+        if self.how == "filled":
+            return logits.masked_fill(~allowed, -INF), values
+        return logits + torch.log(allowed.float()), values
+
+
+@pytest.mark.parametrize("how", ["filled", "added"])
+def test_a_forbidden_action_is_never_drawn_and_the_others_are_learned(how):
+    torch.manual_seed(0)
+    gnet, lnet = Masked(how), Masked(how)
+    lnet.load_state_dict(gnet.state_dict())
+    before = {name: p.clone() for name, p in gnet.named_parameters()}
+    opt = torch.optim.SGD(gnet.parameters(), lr=0.1)
+    s = np.ones(4, np.float32)
+    assert {lnet.choose_action(torch.ones(1, 4)) for _ in range(200)} == {0, 2}
+    assert lnet.choose_action(torch.ones(1, 4), greedy=True) in (0, 2)
+    for _ in range(20):
+        push_and_pull(opt, lnet, gnet, True, s, [s, s], [0, 2], [1.0, 0.0], 0.0)
+    for name, p in gnet.named_parameters():
+        assert p.isfinite().all() and p.grad.isfinite().all()
+        assert not torch.equal(p, before[name]), name
+    with torch.no_grad():
+        pi = F.softmax(lnet(torch.ones(1, 4))[0], dim=1)[0].tolist()
+    assert pi[1] == 0.0 and pi[0] > 0.6
+
+
+@pytest.mark.parametrize("kind", ["observation", "weight"])
+@both
+def test_an_update_of_a_scripts_network_names_the_cause_and_pushes_nothing(script, kind):
+    torch.manual_seed(0)
+    gnet, lnet = script.Net(3, 1), script.Net(3, 1)
+    before = torch.cat([p.detach().flatten().clone() for p in gnet.parameters()])
+    opt = torch.optim.SGD(gnet.parameters(), lr=0.1)
+    s = np.ones(3, np.float32)
+    action = 0 if script is discrete_A3C else np.zeros(1, np.float32)
+    told = "the largest weight is nan"
+    if kind == "weight":
+        lnet.v1.weight.data[0, 0] = NAN
+    else:
+        s, told = np.float32([1, NAN, 1]), "an observation holds nan"
+    with pytest.raises(FloatingPointError, match=told):
+        push_and_pull(opt, lnet, gnet, True, s, [s], [action], [1.0], 0.9)
+    after = torch.cat([p.detach().flatten() for p in gnet.parameters()])
+    assert torch.equal(before, after)

@@ -1,6 +1,7 @@
 """v_wrap, set_init, push_and_pull and SharedAdam, as a program with its own networks uses them."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ from torch import nn
 
 from shared_adam import SharedAdam
 from utils import push_and_pull, set_init, v_wrap
+
+NAN = float("nan")
+INF = float("inf")
 
 
 class Scalar(nn.Module):
@@ -27,12 +31,12 @@ class Scalar(nn.Module):
         return (v_t - self.forward(s)[-1]).pow(2).mean()
 
 
-def update(done=False, lr=0.1, rewards=(1.0, 2.0), lnet=None, gnet=None, **options):
+def update(done=False, lr=0.1, rewards=(1.0, 2.0), lnet=None, gnet=None, s=1.0, s_=3.0, **options):
     """Two steps with s = 1 and s_ = 3: with w = 2 and gamma = 0.5, V(s_) = 6 and R = 3.5, 5."""
     lnet, gnet = lnet or Scalar(), gnet or Scalar()
     opt = torch.optim.SGD(gnet.parameters(), lr=lr)
-    one, three = np.ones(1, np.float32), np.full(1, 3, np.float32)
-    push_and_pull(opt, lnet, gnet, done, three, [one, one], [0, 1], list(rewards), 0.5, **options)
+    one, last, first = (np.full(1, x, np.float32) for x in (1.0, s_, s))
+    push_and_pull(opt, lnet, gnet, done, last, [first, one], [0, 1], list(rewards), 0.5, **options)
     return lnet, gnet
 
 
@@ -126,12 +130,83 @@ def test_a_tenth_argument_of_a_programs_own_fails(own):
     assert (gnet.w.item(), lnet.w.item()) == (2.0, 3.0)
 
 
-@pytest.mark.parametrize("reward", [float("nan"), float("inf"), 1e30])
+class Odd(Scalar):
+    """Its loss is not a number, whatever comes in."""
+
+    def loss_func(self, s, a, v_t):
+        return super().loss_func(s, a, v_t) * NAN
+
+
+ENVIRONMENT = "Look at the environment."
+SCALE = "Look at the environment, or at REWARD_SCALE."
+WEIGHTS = "Turn down LR, or set MAX_GRAD_NORM."
+FORWARD = "Look at forward and loss_func."
+CAUSES = {
+    "reward NaN": ({"rewards": (1.0, NAN)}, "loss is nan: a reward is nan", SCALE),
+    "reward inf": ({"rewards": (INF, 1.0)}, "loss is inf: a reward is inf", SCALE),
+    "reward -inf": ({"rewards": (1.0, -INF)}, "loss is inf: a reward is -inf", SCALE),
+    "reward 1e30": ({"rewards": (1.0, 1e30)}, "loss is inf: a reward is 1e+30", SCALE),
+    "reward array": ({"rewards": (np.ones(1), np.full(1, NAN))}, "loss is nan: a reward i", SCALE),
+    "s NaN": ({"s": NAN}, "loss is nan: an observation holds nan", ENVIRONMENT),
+    "s inf": ({"s": INF}, "loss is inf: an observation holds inf", ENVIRONMENT),
+    "s 1e30": ({"s": 1e30}, "loss is inf: an observation holds 1.0000000", ENVIRONMENT),
+    "s NaN at the end": ({"s": NAN, "done": True}, "loss is nan: an observation h", ENVIRONMENT),
+    "s_ NaN": ({"s_": NAN}, "value of s_ is nan: an observation holds nan", ENVIRONMENT),
+    "s_ inf": ({"s_": INF}, "value of s_ is inf: an observation holds inf", ENVIRONMENT),
+    "w NaN": ({"lnet": NAN}, "value of s_ is nan: the largest weight is nan", WEIGHTS),
+    "w NaN at the end": ({"lnet": NAN, "done": True}, "loss is nan: the largest weight", WEIGHTS),
+    "w huge": ({"lnet": -1e30}, "loss is inf: the largest weight is 1.0000000", WEIGHTS),
+    "loss NaN": ({"odd": True}, "loss is nan: observations, rewards and weights are fin", FORWARD),
+}
+
+
+@pytest.mark.parametrize("cause", CAUSES)
 @pytest.mark.parametrize("max_grad_norm", [None, 40])
-def test_a_loss_that_is_not_finite_is_raised_and_pushes_nothing(reward, max_grad_norm):
+def test_what_is_not_finite_is_named_with_its_cause_and_pushes_nothing(cause, max_grad_norm):
+    changes, told, look = CAUSES[cause]
+    changes = dict(changes)
+    lnet = Odd() if changes.pop("odd", False) else Scalar(changes.pop("lnet", 2.0))
     gnet = Scalar()
-    with pytest.raises(FloatingPointError, match="turn down LR"):
-        update(rewards=(1.0, reward), gnet=gnet, max_grad_norm=max_grad_norm)
+    gnet.w.grad = torch.zeros_like(gnet.w)
+    with pytest.raises(FloatingPointError) as error:
+        update(lnet=lnet, gnet=gnet, max_grad_norm=max_grad_norm, **changes)
+    said = str(error.value)
+    assert said.startswith(f"The {told}") and said.endswith(f". {look}") and "\n" not in said
+    assert gnet.w.item() == 2.0 and gnet.w.grad.item() == 0.0
+
+
+def test_what_follows_a_terminal_state_is_not_looked_at():
+    _, gnet = update(done=True, s_=NAN)
+    assert gnet.w.item() == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("rewards", [(1e-9, 1e6), (-1e6, 0.0)])
+def test_what_is_large_and_finite_is_learned(rewards):
+    _, gnet = update(rewards=rewards, s=1e3)
+    assert math.isfinite(gnet.w.item()) and gnet.w.item() != 2.0
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 1.0])
+@pytest.mark.parametrize(
+    "one",
+    [1, True, np.float32(1), np.array(1.0), np.array([1.0]), np.ones((1, 1)), [1.0]],
+    ids=repr,
+)
+def test_a_reward_may_be_an_array_of_one_number(one, max_grad_norm):
+    lnet, gnet = update(rewards=(one, 2.0), max_grad_norm=max_grad_norm)
+    plain, expected = update(max_grad_norm=max_grad_norm)
+    assert torch.equal(lnet.seen[2], plain.seen[2])
+    assert lnet.seen[2].tolist() == [[3.5], [5.0]]
+    assert gnet.w.item() == expected.w.item()
+
+
+@pytest.mark.parametrize("reward", [np.ones(2), np.ones((2, 1)), [], [1.0, 2.0], None], ids=repr)
+def test_a_reward_that_is_not_one_number_is_refused(reward):
+    gnet = Scalar()
+    for rewards in ((1.0, reward), (reward, 1.0)):
+        with pytest.raises(ValueError, match="^A reward must be one number, ") as error:
+            update(rewards=rewards, gnet=gnet)
+        assert repr(reward) in str(error.value)
     assert gnet.w.item() == 2.0
 
 
@@ -374,22 +449,21 @@ def test_a_saved_state_goes_on_where_it_stood(tmp_path):
         assert torch.allclose(p, q, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_workers_count_their_updates_together(method):
+@pytest.mark.timeout(120)
+def test_workers_of_each_start_method_count_their_updates_together():
     ours, theirs = nn.Linear(3, 2).share_memory(), nn.Linear(3, 2)
     theirs.load_state_dict(ours.state_dict())
     opt = SharedAdam(ours.parameters(), lr=0.01)
-    for _ in range(2):
+    adam = torch.optim.Adam(theirs.parameters(), lr=0.01, betas=(0.9, 0.99))
+    for number, method in enumerate(["fork", "fork", "spawn", "forkserver"], 1):
         process = mp.get_context(method).Process(target=ten_steps, args=(ours, opt))
         process.start()
-        process.join(30)
-        assert process.exitcode == 0
-    assert [state["step"].item() for state in opt.state.values()] == [20, 20]
-    adam = torch.optim.Adam(theirs.parameters(), lr=0.01, betas=(0.9, 0.99))
-    ten_steps(theirs, adam)
-    ten_steps(theirs, adam)
-    for p, q in zip(ours.parameters(), theirs.parameters()):
-        assert torch.allclose(p, q, rtol=1e-4, atol=1e-6)
+        process.join(50)
+        assert process.exitcode == 0, method
+        assert [state["step"].item() for state in opt.state.values()] == [10 * number] * 2, method
+        ten_steps(theirs, adam)
+        for p, q in zip(ours.parameters(), theirs.parameters()):
+            assert torch.allclose(p, q, rtol=1e-4, atol=1e-6), method
 
 
 def test_a_group_that_comes_later_is_refused():
