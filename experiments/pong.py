@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from examples import pong
-from experiments.copies import ROOT, Copy
+from experiments.copies import ROOT, Copy, code_of
 from experiments.knobs import keep
 from experiments.speed import memory
 from utils import v_wrap
@@ -140,7 +140,9 @@ def run(name, later=0):
         raise SystemExit(f"{name} failed, see {copy.folder}")
     weights_file(name).parent.mkdir(exist_ok=True)
     weights_file(name).write_bytes((copy.folder / "results" / "ALE-Pong-v5-1.pt").read_bytes())
-    return {"constants": constants, "games": games, "steps": steps, "memory": round(peak)}
+    code = code_of("examples/pong.py")
+    result = {"constants": constants, "games": games, "steps": steps, "memory": round(peak)}
+    return {**result, "code": code}
 
 
 def load(name):
