@@ -468,13 +468,15 @@ def test_actor_and_critic_are_clipped_together_and_separately(tmp_path, monkeypa
 def test_the_speed_is_measured(script, monkeypatch, tmp_path, capsys):
     before = Copy(tmp_path)
     before.change(
-        script, 'print(f"{len(res)} episodes in {seconds:.1f} s, ', 'print(f"7 episodes in 7 s, 7'
+        script,
+        'print(f"{len(res)} episodes in {seconds:.1f} s, ',
+        'print(f"7 episodes in 7 s, 777777',
     )
     monkeypatch.setattr(speed, "SECONDS", 0.5)
     monkeypatch.setattr(speed, "BEFORE", tmp_path)
     for prepare in (speed.stock, speed.before):
         rate, megabytes = speed.run_script(script, prepare, 1)
-        assert str(rate).startswith("7") == (prepare is speed.before), rate
+        assert str(rate).startswith("777777") == (prepare is speed.before), rate
         assert rate > 10 and megabytes > 10
     monkeypatch.setattr(sys, "argv", ["speed_bare", script.removesuffix(".py"), "0.1"])
     runpy.run_module("experiments.speed_bare", run_name="__main__")
