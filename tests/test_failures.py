@@ -192,7 +192,7 @@ def press_again_before(copy, file, line):
 @pytest.mark.parametrize("start_method", METHODS)
 def test_ctrl_c_stops_and_saves_at_once_however_often_it_is_pressed(copy, running, start_method):
     # While the workers are stopped, before anything is saved, and between two files.
-    press_again_before(copy, "utils.py", "        ended.set()\n")
+    press_again_before(copy, "utils.py", "        ended.set()\n        if reader")
     press_again_before(copy, SCRIPT, "        seconds = time")
     press_again_before(copy, "utils.py", "        picture = io.BytesIO()\n")
     run = running(start_method, **FOREVER)
