@@ -106,10 +106,10 @@ class Net(nn.Module):
     def choose_action(self, s, greedy=False):
         """Draw an action for one state (1, s_dim); greedy: take the likeliest."""
         logits, _ = self.forward(s)
-        check_finite("policy", logits.max().item(), self, s)
+        probs = F.softmax(logits, dim=1)[0].tolist()
+        check_finite("policy", sum(probs), self, s)
         if greedy:
             return logits.argmax().item()
-        probs = F.softmax(logits, dim=1)[0].tolist()
         return random.choices(range(self.a_dim), probs)[0]  # it is m.sample(), but faster
 
     def loss_func(self, s, a, v_t):

@@ -1,6 +1,6 @@
 """Watch a trained agent. Train one first, then: pip install pygame-ce && python -m examples.watch
 
-PROGRAM trained it: discrete_A3C, continuous_A3C, examples.catch, examples.pong, or a program of
+PROGRAM trained it: discrete_A3C, continuous_A3C, examples.catch, examples.atari, or a program of
 your own that has Net, N_S, N_A and make_env. Without a display it writes an animation.
 """
 
@@ -29,10 +29,12 @@ EVERY = 2  # steps from one picture of an animation to the next
 class Shown:
     """An environment to play in; its pictures are kept in `frames` where it makes some."""
 
-    def __init__(self, env):
-        self.env, self.frames, self.steps = env, [], 0
+    def __init__(self, env, net):
+        self.env, self.net, self.frames, self.steps = env, net, [], 0
 
     def reset(self, seed=None):
+        if hasattr(self.net, "forget"):  # it has a memory of the last episode
+            self.net.forget()
         return self.env.reset(seed=seed)
 
     def step(self, a):
@@ -54,12 +56,15 @@ class Shown:
         print(f"Saved {path}")
 
 
-def find_program(name):
-    """Return the module `name`, or exit with a sentence on what to change."""
+def find_program(name, weights=""):
+    """Return the module `name`, set to the game that `weights` name, or exit with a sentence."""
     try:
         program = import_module(name)
     except ModuleNotFoundError as error:
         sys.exit(f"PROGRAM = {name!r}: {error}; change it, or install what it needs.")
+    if hasattr(program, "game_of") and program.game_of(weights):  # examples.atari plays many
+        program.ENV_NAME = program.game_of(weights)
+        program.N_S, program.N_A = program.shapes()
     if program.N_S is None:
         sys.exit(f"PROGRAM = {name!r}: its ENV_NAME = {program.ENV_NAME!r} does not fit; run it.")
     return program
@@ -71,10 +76,10 @@ def has_display():
     return not sys.platform.startswith("linux") or any(os.environ.get(name) for name in names)
 
 
-def open_env(program, gif):
-    """Return an environment of `program`, in a window, or one for the animation `gif`."""
+def open_env(program, gif, net):
+    """Return an environment of `program` for `net`, in a window or for the animation `gif`."""
     try:
-        env = Shown(program.make_env(render="rgb_array" if gif else True))
+        env = Shown(program.make_env(render="rgb_array" if gif else True), net)
         env.reset(seed=SEED)
         if gif:
             env.env.render()
@@ -85,7 +90,7 @@ def open_env(program, gif):
 
 
 if __name__ == "__main__":
-    program = find_program(PROGRAM)
+    program = find_program(PROGRAM, WEIGHTS)
     net = program.Net(program.N_S, program.N_A)
     load_weights(net, WEIGHTS)
     gif = GIF
@@ -93,7 +98,7 @@ if __name__ == "__main__":
     if gif is None and not (windows and has_display()):
         gif = str(Path(WEIGHTS).with_suffix(".gif"))
         print("There is no window for it: it becomes an animation.")
-    env = open_env(program, gif)
+    env = open_env(program, gif, net)
     for episode in range(EPISODES):
         score = evaluate(net, env, SEED + episode, episodes=1, max_steps=MAX_STEPS)
         print(f"Episode {episode + 1}: return {score:.2f}", flush=True)

@@ -55,6 +55,10 @@ STOCK_LINES = {
     "discrete_A3C.py": [
         (
             "        probs = F.softmax(logits, dim=1)[0].tolist()\n"
+            '        check_finite("policy", sum(probs), self, s)\n',
+            "",
+        ),
+        (
             "        return random.choices(range(self.a_dim), probs)[0]",
             "        probs = F.softmax(logits, dim=1).detach()\n"
             "        return self.distribution(probs).sample().numpy()[0]",

@@ -1,4 +1,4 @@
-"""The programs in examples/ run, as they lie here and as copies; Pong's own tests are apart."""
+"""The programs in examples/ run, as they lie here and as copies; three have tests of their own."""
 
 import ast
 import re
@@ -13,10 +13,10 @@ from PIL import Image
 import continuous_A3C
 import discrete_A3C
 import utils
-from examples import catch, catch_pixels, compare, watch
+from examples import catch, catch_pixels, compare, memory, watch
 from experiments.copies import ROOT
 
-COPIED = ["catch", "catch_pixels", "pong"]
+COPIED = ["catch", "catch_pixels", "memory", "atari", "cluster"]
 
 
 @pytest.mark.parametrize("module", [catch, catch_pixels])
@@ -83,7 +83,7 @@ def copy_of(tmp_path, name):
         shutil.copy(ROOT / path, tmp_path)
 
 
-SHORT = {"catch": {"MAX_EP": 40}, "catch_pixels": {"MAX_EP": 20}}
+SHORT = {"catch": {"MAX_EP": 40}, "catch_pixels": {"MAX_EP": 20}, "memory": {"MAX_EP": 40}}
 
 
 @pytest.mark.parametrize("name", SHORT)
@@ -96,7 +96,7 @@ def test_a_copy_beside_the_two_files_runs(copy, tmp_path, name):
     assert run.returncode == 0, run.stderr
     assert re.search(r"^\d\d episodes in \d+\.\d s, \d+ env steps/s$", run.stdout, re.MULTILINE)
     assert re.search(r"^Greedy policy: mean return \S+ before, \S+ after", run.stdout, re.M)
-    title = {"catch": "Catch", "catch_pixels": "CatchPixels"}[name]
+    title = {"catch": "Catch", "catch_pixels": "CatchPixels", "memory": "DarkCatch"}[name]
     assert copy.saved() == [f"{title}-1.csv", f"{title}-1.png", f"{title}-1.pt"]
 
 
@@ -124,7 +124,7 @@ def weights_of_a_run(module, monkeypatch, **changes):
     return torch.cat([p.detach().flatten() for p in gnet.parameters()])
 
 
-@pytest.mark.parametrize("module", [catch, catch_pixels])
+@pytest.mark.parametrize("module", [catch, catch_pixels, memory])
 def test_each_constant_of_an_example_changes_what_is_learned(module, monkeypatch):
     with monkeypatch.context() as context:
         before = weights_of_a_run(module, context)
@@ -145,7 +145,7 @@ def test_catch_is_learned(copy):
 
 
 @pytest.mark.parametrize(
-    "module", [discrete_A3C, continuous_A3C, catch, catch_pixels], ids=lambda m: m.__name__
+    "module", [discrete_A3C, continuous_A3C, catch, catch_pixels, memory], ids=lambda m: m.__name__
 )
 def test_what_a_run_saved_becomes_an_animation(module, tmp_path, monkeypatch):
     weights = tmp_path / "Run-1.pt"
@@ -153,7 +153,7 @@ def test_what_a_run_saved_becomes_an_animation(module, tmp_path, monkeypatch):
     utils.save_weights(net, tmp_path / "Run-1")
     utils.load_weights(net, str(weights))
     monkeypatch.setattr(watch, "PROGRAM", module.__name__)
-    env = watch.open_env(watch.find_program(module.__name__), gif=True)
+    env = watch.open_env(watch.find_program(module.__name__), True, net)
     utils.evaluate(net, env, seed=1, episodes=1, max_steps=6)
     env.write(tmp_path / "Run-1.gif")
     with Image.open(tmp_path / "Run-1.gif") as animation:
@@ -189,10 +189,10 @@ def test_what_cannot_be_watched_is_named(monkeypatch):
     monkeypatch.setattr(discrete_A3C, "ENV_NAME", "CartPool-v0")
     assert "'CartPool-v0' does not fit" in sentence(watch.find_program, "discrete_A3C")
     monkeypatch.setitem(sys.modules, "pygame", None)
-    said = sentence(watch.open_env, discrete_A3C, True)
+    said = sentence(watch.open_env, discrete_A3C, True, None)
     assert said.startswith("PROGRAM = 'discrete_A3C'")
     monkeypatch.setattr(discrete_A3C, "ENV_NAME", "CartPole-v0")
-    assert "pip install pygame-ce" in sentence(watch.open_env, discrete_A3C, True)
+    assert "pip install pygame-ce" in sentence(watch.open_env, discrete_A3C, True, None)
 
 
 def save_run(folder, name, title, res, monkeypatch):

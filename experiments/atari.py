@@ -1,10 +1,10 @@
-"""Learn Pong with several seeds, and draw the curves. Run: python -m experiments.pong
+"""Learn Atari games, and draw the curves. Run: python -m experiments.atari
 
-Each run is examples/pong.py in a copy of its own, with other constants or lines. What it prints is
-kept in pong.json with the time, its weights in results/; a run that is there already is not run
-again. A run takes 20 to 40 minutes on 2 cores, and its seconds count only with nothing beside:
-Ctrl-Z pauses the runs, and their clock. At the end it prints the table of experiments/README.md and
-draws pong.png and pong.gif. Needs Linux, gymnasium and ale-py.
+Each run is examples/atari.py in a copy of its own, with other constants or lines. What it prints is
+kept in atari.json with the time, its weights in results/; a run that is there already is not run
+again. Pong takes 20 to 40 minutes on 2 cores, other games an hour, and seconds count only with
+nothing beside: Ctrl-Z pauses the runs, and their clock. At the end it prints the table of
+experiments/README.md and draws pong.png and pong.gif. Needs Linux, gymnasium and ale-py.
 """
 
 import json
@@ -20,24 +20,24 @@ import numpy as np
 import torch
 from PIL import Image
 
-from examples import pong
+from examples import atari
 from experiments.copies import ROOT, Copy, code_of
 from experiments.knobs import keep
 from experiments.speed import memory
 from utils import v_wrap
 
-DATA = Path(__file__).with_name("pong.json")
+DATA = Path(__file__).with_name("atari.json")
 FIGURE = Path(__file__).with_name("pong.png")
 ANIMATION = Path(__file__).with_name("pong.gif")
 GAMES = 100  # averaged
 GREEDY_GAMES = 20
 RANDOM = 0.01  # share of random actions in a greedy game: without them all games are the same one
 
-# What matters: each row leaves one thing out, by lines of examples/pong.py that change (old, new).
+# What matters: each row leaves one thing out, by lines of examples/atari.py that change (old, new).
 BRIGHT = [
     (
-        "(screen[34:194:2, ::2].astype(np.float32) - 87) / 149",
-        "screen[34:194:2, ::2].astype(np.float32) / 255",
+        "(screen[ROWS][::2, ::2].astype(np.float32) - self.background) / 128",
+        "screen[ROWS][::2, ::2].astype(np.float32) / 255",
     )
 ]
 POLICY = [
@@ -60,7 +60,7 @@ TWO_TRUNKS = [
         "        self.pi = nn.Linear(256, a_dim)\n"
         "        self.conv3 = nn.Conv2d(s_dim[0], 16, 8, stride=4)\n"
         "        self.conv4 = nn.Conv2d(16, 32, 4, stride=2)\n"
-        "        self.fc2 = nn.Linear(32 * 8 * 8, 256)\n",
+        "        self.fc2 = nn.Linear(size, 256)\n",
     ),
     ("set_init([self.conv1", "set_init([self.conv3, self.conv4, self.fc2, self.conv1"),
     (
@@ -73,6 +73,7 @@ TWO_TRUNKS = [
 ]
 SHIPPED = [f"as shipped, seed {seed}" for seed in range(3)]
 RUNS = {name: ({"SEED": seed}, []) for seed, name in enumerate(SHIPPED)}  # constants, lines
+RUNS["Breakout"] = ({"ENV_NAME": "ALE/Breakout-v5", "MAX_EP": 6000}, [])
 RUNS["not centred: from 0 to 1"] = ({"MAX_EP": 2000}, BRIGHT)
 RUNS["two trunks"] = ({}, TWO_TRUNKS)
 RUNS["the policy from N(0, 0.1) too"] = ({}, POLICY)
@@ -102,22 +103,22 @@ def weights_file(name):
 
 def games_of(name):
     constants, _ = RUNS[name]
-    return constants.get("MAX_EP", pong.MAX_EP)
+    return constants.get("MAX_EP", atari.MAX_EP)
 
 
 def run(name, later=0):
-    """Run examples/pong.py as `name` says; return its games, with times.
+    """Run examples/atari.py as `name` says; return its games, with times.
 
     After it, `later` more games are to be played: they count in the minutes left.
     """
     constants, lines = RUNS[name]
-    copy = Copy(tempfile.mkdtemp(prefix="pong-"))
-    copy.set_constants("examples/pong.py", constants)
+    copy = Copy(tempfile.mkdtemp(prefix="atari-"))
+    copy.set_constants("examples/atari.py", constants)
     for old, new in lines:
-        copy.change("examples/pong.py", old, new)
+        copy.change("examples/atari.py", old, new)
     # The return itself beside the moving average.
     copy.change("utils.py", "{global_ep_r.value:.2f}", "{global_ep_r.value:.2f} | {ep_r:.0f}")
-    process = copy.start("-m", "examples.pong", stdout=subprocess.PIPE)
+    process = copy.start("-m", "examples.atari", stdout=subprocess.PIPE)
     clock = Clock()
     games = []
     steps = []
@@ -139,14 +140,15 @@ def run(name, later=0):
     if process.wait() != 0:
         raise SystemExit(f"{name} failed, see {copy.folder}")
     weights_file(name).parent.mkdir(exist_ok=True)
-    weights_file(name).write_bytes((copy.folder / "results" / "ALE-Pong-v5-1.pt").read_bytes())
-    code = code_of("examples/pong.py")
+    [weights] = (copy.folder / "results").glob("*.pt")
+    weights_file(name).write_bytes(weights.read_bytes())
+    code = code_of("examples/atari.py")
     result = {"constants": constants, "games": games, "steps": steps, "memory": round(peak)}
     return {**result, "code": code}
 
 
 def load(name):
-    net = pong.Net(pong.N_S, pong.N_A)
+    net = atari.Net(atari.N_S, atari.N_A)
     net.load_state_dict(torch.load(weights_file(name), weights_only=True))
     return net
 
@@ -160,7 +162,7 @@ def greedy_game(net, env, seed):
     while not (terminated or truncated):
         a = net.choose_action(v_wrap(s[None]), greedy=True)
         if rng.random() < RANDOM:
-            a = int(rng.integers(pong.N_A))
+            a = int(rng.integers(atari.N_A))
         s, r, terminated, truncated, _ = env.step(a)
         total += r
     return total
@@ -213,7 +215,7 @@ def draw(data):
 
 def animate(net, every=2):
     """Save the last rally of the first point that the greedy policy wins, one frame in `every`."""
-    env = pong.make_env(render="rgb_array")
+    env = atari.make_env(render="rgb_array")
     s, _ = env.reset(seed=0)
     frames = []
     r = 0.0
@@ -237,7 +239,7 @@ def main():
             data[name] = run(name, later=sum(games_of(other) for other in missing))
         if name in SHIPPED and "greedy" not in data[name]:
             net = load(name)
-            env = pong.make_env()
+            env = atari.make_env()
             data[name]["greedy"] = [int(greedy_game(net, env, i)) for i in range(GREEDY_GAMES)]
         keep(DATA, data)
     print(table(data))

@@ -1,9 +1,12 @@
-"""A3C from pixels: learns Pong. Run: pip install gymnasium ale-py && python -m examples.pong
+"""A3C from pixels: any Atari game. Run: pip install gymnasium ale-py && python -m examples.atari
 
-The loss and Algorithm S3 are those of discrete_A3C.py, push_and_pull and SharedAdam too. What
-images change: the screen becomes four small frames with a background of 0, actor and critic share
-their first layers, and the weights are saved every few minutes, as a run takes 20 minutes. To make
-it yours, copy this file beside utils.py and shared_adam.py.
+Pong takes 20 minutes; ENV_NAME names another game, such as "ALE/Breakout-v5" or
+"ALE/SpaceInvaders-v5". The loss and Algorithm S3 are those of discrete_A3C.py, push_and_pull and
+SharedAdam too. What the games change: the screen becomes four small frames with a background of 0,
+actor and critic share their first layers, rewards are learned by their sign, a lost life ends the
+return, and the weights are saved every few minutes. No action is sticky here, where v5 of the games
+repeats one in four: scores with and without are not comparable. To make it yours, copy this file
+beside utils.py and shared_adam.py.
 """
 
 import os
@@ -11,8 +14,10 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: later it does nothing
 
 import random
+import re
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,50 +34,73 @@ try:
     import ale_py
     import gymnasium as gym
 except ImportError:
-    sys.exit("Pong needs two more packages: pip install gymnasium ale-py")
+    sys.exit("Atari games need two more packages: pip install gymnasium ale-py")
 
 ENV_NAME = "ALE/Pong-v5"
 UPDATE_GLOBAL_ITER = 20  # n, the steps between two updates
 GAMMA = 0.99  # discount factor
-MAX_EP = 1000  # games of all workers together; those under way at the end come on top
-LR = 3e-4  # learning rate of Adam
+MAX_EP = 1000  # games of all workers together; games other than Pong need more
+LR = 3e-4  # learning rate of Adam at the start; it falls to 0 over the run
 BETAS = (0.92, 0.999)  # decay rates of Adam's two averages
 ENTROPY_BETA = 0.01  # weight of the entropy bonus
 VALUE_WEIGHT = 0.5  # weight of the critic's loss: it shares layers with the actor
 MAX_GRAD_NORM = 40  # a longer gradient is scaled down to this L2 norm; None: any length
-REWARD_SCALE = 1.0  # rewards are divided by this to learn from
 N_WORKERS = mp.cpu_count()  # processes, ideally one for each core
 SEED = 0  # of all random numbers
+ROWS = slice(34, 194)  # of 210 on the screen: those with the game, without score and rim
 RENDER = False  # True: worker w00 shows its game
 SAVE_MINUTES = 3  # the weights are saved that often
 CONTINUE_FROM = None  # "results/ALE-Pong-v5-1.pt": start from these weights
-N_S, N_A = (4, 80, 80), 6
 
 gym.register_envs(ale_py)
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 
 
-def preprocess(screen):
-    """Cut the court out of a gray screen (210, 160): every second pixel, (80, 80), background 0."""
-    return (screen[34:194:2, ::2].astype(np.float32) - 87) / 149  # 87: background; 236: the ball
+class Frames(gym.ObservationWrapper):
+    """Screens of half the size, whose background is 0: Pong is learned twice as fast so."""
 
+    def __init__(self, env):
+        super().__init__(env)
+        env.reset(seed=0)
+        screen, *_ = env.step(0)  # nothing is pressed; some games are painted only now
+        self.background = int(np.bincount(screen[ROWS].ravel()).argmax())  # the commonest gray
+        shape = self.observation(screen).shape
+        self.observation_space = gym.spaces.Box(-2, 2, shape, np.float32)
 
-def stack_frames(env):
-    """Return `env` with the last four preprocessed screens to observe, (4, 80, 80), newest last."""
-    court = gym.spaces.Box(-1, 1, (80, 80), np.float32)
-    env = gym.wrappers.TransformObservation(env, preprocess, court)
-    return gym.wrappers.FrameStackObservation(env, 4)
+    def observation(self, screen):
+        """Return every second pixel of ROWS of a gray screen (210, 160)."""
+        return (screen[ROWS][::2, ::2].astype(np.float32) - self.background) / 128
 
 
 def make_env(render=False):
-    """Return a new game: a step is four frames, and no action is sticky (v5 repeats one in four).
+    """Return a new game: a step is four frames, and the newest four steps are seen (4, 80, 80).
 
     `render`: True for a window, or a render mode of Gymnasium's.
     """
     options = {"obs_type": "grayscale", "frameskip": 4, "repeat_action_probability": 0}
     if render:
         options["render_mode"] = "human" if render is True else render
-    return stack_frames(gym.make(ENV_NAME, disable_env_checker=True, **options))
+    env = gym.make(ENV_NAME, disable_env_checker=True, **options)
+    return gym.wrappers.FrameStackObservation(Frames(env), 4)
+
+
+def shapes():
+    """Return the shape of a state of ENV_NAME and its number of actions; None, None: no game."""
+    try:
+        env = make_env()
+    except Exception:  # main says what is wrong with ENV_NAME
+        return None, None
+    env.close()  # each worker makes its own
+    return env.observation_space.shape, int(env.action_space.n)
+
+
+def game_of(path):
+    """Return the game that a file of weights names, or None: ALE-Pong-v5-1.pt is of ALE/Pong-v5."""
+    name = re.fullmatch(r"ALE-(.+)-\d+", Path(path).stem)
+    return f"ALE/{name[1]}" if name else None
+
+
+N_S, N_A = shapes()
 
 
 class Net(nn.Module):
@@ -81,14 +109,15 @@ class Net(nn.Module):
     def __init__(self, s_dim, a_dim):
         super().__init__()
         self.s_dim, self.a_dim = s_dim, a_dim
-        self.conv1 = nn.Conv2d(s_dim[0], 16, 8, stride=4)  # to 16 x 19 x 19
+        self.conv1 = nn.Conv2d(s_dim[0], 16, 8, stride=4)  # of 80 x 80 to 16 x 19 x 19
         self.conv2 = nn.Conv2d(16, 32, 4, stride=2)  # to 32 x 8 x 8
-        self.fc = nn.Linear(32 * 8 * 8, 256)
+        size = self.conv2(self.conv1(torch.zeros(1, *s_dim))).numel()
+        self.fc = nn.Linear(size, 256)
         self.pi = nn.Linear(256, a_dim)
         self.v = nn.Linear(256, 1)
         set_init([self.conv1, self.conv2, self.fc, self.pi, self.v])
         nn.init.zeros_(self.pi.weight)  # so the first policy is uniform
-        self.to(memory_format=torch.channels_last)  # a tenth more steps/s
+        self.to(memory_format=torch.channels_last)  # more steps/s
         self.distribution = torch.distributions.Categorical
 
     def forward(self, x):
@@ -101,10 +130,10 @@ class Net(nn.Module):
     def choose_action(self, s, greedy=False):
         """Draw an action for one state (1, 4, 80, 80); greedy: take the likeliest."""
         logits, _ = self.forward(s)
-        check_finite("policy", logits.max().item(), self, s)
+        probs = F.softmax(logits, dim=1)[0].tolist()
+        check_finite("policy", sum(probs), self, s)
         if greedy:
             return logits.argmax().item()
-        probs = F.softmax(logits, dim=1)[0].tolist()
         return random.choices(range(self.a_dim), probs)[0]  # it is m.sample(), but faster
 
     def loss_func(self, s, a, v_t):
@@ -119,10 +148,11 @@ class Net(nn.Module):
 
 
 class Worker(mp.Process):
-    """Actor-learner number `name`, as in discrete_A3C.py but for `FALL_REWARD` and annealing `LR`.
+    """Actor-learner number `name`, as in discrete_A3C.py but for `FALL_REWARD` and `REWARD_SCALE`.
 
-    Instead of `n_steps`, `g_step` counts the steps of all workers. w00 tells the time (`now`, since
-    `start`), and its weights are `saved` as those of `g_run` every SAVE_MINUTES.
+    Rewards are learned by their `sign`. A `lost_life` ends the return as `terminated` does: `reset`
+    and `step` tell the `lives` in `info`. Not `n_steps` but `g_step` counts, for all workers. w00
+    tells the time (`now`, `start`), and its weights are `saved` as `g_run`'s every SAVE_MINUTES.
     """
 
     def __init__(self, gnet, opt, global_ep, global_ep_r, res_queue, name, g_step, g_run):
@@ -142,22 +172,27 @@ class Worker(mp.Process):
         lnet = Net(N_S, N_A)  # the local network
         lnet.load_state_dict(gnet.state_dict())
         while self.g_ep.value < MAX_EP:  # S3: until T > T_max
-            s, _ = env.reset()  # S3: get state
+            # Annealed to 0 as in the paper's experiments (its supplement); S3 does not say so.
+            opt.param_groups[0]["lr"] = LR * max(0.0, 1.0 - self.g_ep.value / MAX_EP)
+            s, info = env.reset()  # S3: get state
+            lives = info["lives"]
             buffer_s, buffer_a, buffer_r = [], [], []  # S3: t_start = t
             ep_r = 0.0
             while True:
                 buffer_s.append(np.array(s))  # a copy: the environment may write into s
                 a = lnet.choose_action(v_wrap(s[None, :]))  # S3: perform a_t
                 buffer_a.append(a)
-                s_, r, terminated, truncated, _ = env.step(a)  # S3: receive reward and new state
+                s_, r, terminated, truncated, info = env.step(a)  # S3: receive reward and new state
                 with self.g_step.get_lock():
                     self.g_step.value += 1  # S3: t = t + 1
                 ep_r += r
-                buffer_r.append(r / REWARD_SCALE)
+                buffer_r.append(np.sign(r))  # as the paper does: games pay from 1 to thousands
+                lost_life = info["lives"] < lives  # it ends the return, and the game goes on
+                lives = info["lives"]
                 # S3: until terminal or t_max; a time limit (truncated) is not terminal
-                if terminated or truncated or len(buffer_s) >= UPDATE_GLOBAL_ITER:
-                    push_and_pull(opt, lnet, gnet, terminated, s_, buffer_s, buffer_a, buffer_r,
-                                  GAMMA, max_grad_norm=MAX_GRAD_NORM)  # fmt: skip
+                if terminated or truncated or lost_life or len(buffer_s) >= UPDATE_GLOBAL_ITER:
+                    push_and_pull(opt, lnet, gnet, terminated or lost_life, s_, buffer_s, buffer_a,
+                                  buffer_r, GAMMA, max_grad_norm=MAX_GRAD_NORM)  # fmt: skip
                     buffer_s, buffer_a, buffer_r = [], [], []
                     if terminated or truncated:
                         break
@@ -177,6 +212,10 @@ def print_progress(steps, seconds):
 
 if __name__ == "__main__":
     check_constants(globals())
+    if N_S is None or not ENV_NAME.startswith("ALE/"):
+        sys.exit(f'ENV_NAME = {ENV_NAME!r}: no such game; use a name such as "ALE/Pong-v5".')
+    if CONTINUE_FROM is not None and game_of(CONTINUE_FROM) not in (None, ENV_NAME):
+        sys.exit(f"CONTINUE_FROM = {CONTINUE_FROM!r}: these are no weights of {ENV_NAME}.")
     seed_all(SEED)
     gnet = Net(N_S, N_A).share_memory()  # the global network
     if CONTINUE_FROM is not None:
@@ -195,13 +234,14 @@ if __name__ == "__main__":
         seconds = time.perf_counter() - begin
         title = (
             f"{UPDATE_GLOBAL_ITER = }, {GAMMA = }, {MAX_EP = }, {LR = }, {BETAS = }, "
-            f"{ENTROPY_BETA = }, {VALUE_WEIGHT = }, {MAX_GRAD_NORM = }, {REWARD_SCALE = }, "
-            f"{N_WORKERS = }, {SEED = }"
+            f"{ENTROPY_BETA = }, {VALUE_WEIGHT = }, {MAX_GRAD_NORM = }, {N_WORKERS = }, "
+            f"{SEED = }"
         )
         saved = save_results(gnet, res, ENV_NAME, title, run=run)
         print_progress(global_step.value, seconds)
+    # All greedy games are the same one; it may wait for a start button until 10000 steps are over.
     score = evaluate(gnet, make_env(), SEED, episodes=1)
-    print(f"Greedy policy: return {score:.0f} in one game (nothing in it is random)")
+    print(f"Greedy policy: return {score:.0f} in one game (no action of it sticky)")
     show_picture()
     if not saved:
         raise SystemExit(1)  # save_results has said why

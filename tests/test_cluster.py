@@ -1,0 +1,217 @@
+"""examples/cluster.py: the server alone, and short runs on Ray in which something dies."""
+
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("ray", reason="The cluster needs Ray: pip install ray")
+
+import ray
+from conftest import episodes, kill_session
+from ray.cluster_utils import Cluster
+
+from examples import cluster
+from utils import push_and_pull, seed_all
+
+# In one group, as each looks for Ray's processes.
+pytestmark = [pytest.mark.timeout(200), pytest.mark.xdist_group("ray")]
+FILES = ["CartPole-v0-1.csv", "CartPole-v0-1.png", "CartPole-v0-1.pt"]
+
+
+class Near:
+    """The server as a worker sees it, in this process: server.name.remote() is server.name()."""
+
+    def __init__(self, server):
+        self.server = server
+
+    def __getattr__(self, name):
+        return SimpleNamespace(remote=getattr(self.server, name))
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(ray, "get", lambda given: given)
+    seed_all(0)
+    return cluster.Server(cluster.arrays_of(cluster.Net(4, 2)))
+
+
+def updates(gnet, opt, n=3):
+    """Make `n` updates of `gnet` by a local network; return its weights."""
+    lnet = cluster.Net(4, 2)
+    lnet.load_state_dict(gnet.state_dict())
+    rng = np.random.default_rng(0)
+    for _ in range(n):
+        bs = list(rng.normal(size=(4, 4)).astype(np.float32))
+        push_and_pull(opt, lnet, gnet, False, bs[0], bs, [0, 1, 1, 0], [1.0] * 4, 0.9)
+    return torch.cat([p.flatten() for p in lnet.parameters()]).detach()
+
+
+def test_updates_by_the_server_are_those_of_shared_memory(server):
+    mirror, shared = cluster.Net(4, 2), cluster.Net(4, 2)
+    for net in (mirror, shared):
+        net.load_state_dict(server.gnet.state_dict())
+    opt = cluster.SharedAdam(shared.parameters(), lr=cluster.LR, betas=cluster.BETAS)
+    near = updates(mirror, cluster.RemoteAdam(Near(server), mirror))
+    assert torch.equal(near, updates(shared, opt))
+    assert torch.equal(near, torch.cat([p.flatten() for p in server.gnet.parameters()]))
+
+
+def test_the_server_counts_averages_and_anneals(server, monkeypatch):
+    monkeypatch.setattr(cluster, "MAX_EP", 4)
+    assert [server.record(f"w0{i}", r, 7) for i, r in enumerate([10.0, 20.0, 0.0])] == [1, 2, 3]
+    news, n_steps, weights = server.news(1)
+    assert [name for name, _ in news] == ["w01", "w02"] and n_steps == 21
+    assert [average for _, average in news] == pytest.approx([10.1, 9.999])
+    assert set(weights) == set(server.gnet.state_dict())
+    server.update([np.zeros(p.shape, np.float32) for p in server.gnet.parameters()])
+    assert server.opt.param_groups[0]["lr"] == pytest.approx(cluster.LR / 4)
+
+
+class Run:
+    """A run of the copy on Ray, whose lines are read as they come."""
+
+    def __init__(self, copy, **constants):
+        copy.set_constants("examples/cluster.py", {"N_WORKERS": 2, **constants})
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self.process = copy.start("-m", "examples.cluster", start_new_session=True, **pipes)
+        self.lines = []
+        self.reader = threading.Thread(target=self.read)
+        self.reader.start()
+
+    def read(self):
+        for line in self.process.stdout:
+            self.lines.append(line)
+
+    def wait_for_episode(self, number):
+        begin = time.monotonic()
+        while not any(f" Ep: {number} " in line for line in list(self.lines)):
+            assert time.monotonic() - begin < 120 and self.process.poll() is None, self.lines[-5:]
+            time.sleep(0.1)
+
+    def end(self, timeout=120):
+        """Return the status, what was printed and the errors, once it has ended."""
+        status = self.process.wait(timeout)
+        self.reader.join()
+        stderr = self.process.stderr.read().splitlines()
+        gyms = ("Gym has been", "Please upgrade", "Users of this", "See the migration")
+        return status, "".join(self.lines), [line for line in stderr if not line.startswith(gyms)]
+
+
+@pytest.fixture
+def start(copy):
+    runs = []
+
+    def start_run(**constants):
+        runs.append(Run(copy, **constants))
+        return runs[-1]
+
+    yield start_run
+    for run in runs:
+        kill_session(run.process.pid)
+        run.process.wait()
+
+
+def actors(title):
+    """Return the numbers of the processes in which Ray runs methods of the class `title`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().startswith(f"ray::{title}".encode()):
+                found.append(int(path.parent.name))
+        except OSError:
+            pass  # it has ended meanwhile
+    return found
+
+
+def test_a_run_prints_as_the_scripts_do_and_saves(copy, start):
+    status, stdout, stderr = start(MAX_EP=20).end()
+    assert (status, stderr) == (0, [])
+    assert len(episodes(stdout)) >= 20
+    assert {"w00", "w01"} == set(re.findall(r"^(w\d\d) Ep: ", stdout, re.MULTILINE))
+    assert re.search(r"^\d+ episodes in \d+\.\d s, \d+ env steps/s$", stdout, re.MULTILINE)
+    assert re.search(r"^Greedy policy: mean return \S+ before, \S+ after", stdout, re.MULTILINE)
+    others = [
+        line for line in stdout.splitlines() if not re.match("w0|Saved|Greedy|It is|[0-9]", line)
+    ]
+    assert not others
+    assert copy.saved() == FILES
+
+
+def test_a_worker_that_dies_starts_again_and_ctrl_c_saves(copy, start):
+    run = start(MAX_EP=10**6)
+    run.wait_for_episode(10)
+    victims = actors("Worker")
+    assert len(victims) == 2
+    os.kill(victims[0], signal.SIGKILL)
+    begin = time.monotonic()
+    while len(set(actors("Worker")) - set(victims)) == 0:
+        assert time.monotonic() - begin < 60
+        time.sleep(0.1)
+    now = len(run.lines)
+    run.wait_for_episode(now + 20)
+    os.killpg(run.process.pid, signal.SIGINT)
+    status, stdout, stderr = run.end()
+    assert status == 130 and "Saving ..." in stdout and not stderr
+    assert copy.saved() == FILES
+
+
+def test_a_dead_server_ends_the_run_with_a_sentence_and_its_weights(copy, start):
+    run = start(MAX_EP=10**6)
+    run.wait_for_episode(10)
+    [server] = actors("Server")
+    os.kill(server, signal.SIGKILL)
+    status, _, stderr = run.end()
+    assert status == 1
+    assert stderr == ["The server died, or its machine; its last weights are saved."]
+    assert copy.saved() == FILES
+    weights = torch.load(copy.folder / "results" / FILES[-1], weights_only=True)
+    torch.manual_seed(cluster.SEED)
+    untrained = cluster.Net(4, 2).state_dict()
+    assert not all(torch.equal(weights[name], untrained[name]) for name in untrained)
+
+
+def test_an_error_in_a_worker_is_shown(copy, start):
+    copy.change(
+        "examples/cluster.py", "                ep_r += r\n", "                ep_r += r / 0\n"
+    )
+    status, stdout, stderr = start().end()
+    assert status == 1 and any("ZeroDivisionError" in line for line in stderr)
+    assert stderr[-1] == "A worker died: its error stands above."
+    assert "Nothing to save" in stdout
+
+
+def test_an_address_without_a_cluster_gets_a_sentence(start):
+    status, _, stderr = start(ADDRESS="auto").end()
+    [said] = stderr
+    assert status == 1 and said.startswith("ADDRESS = 'auto': ")
+
+
+@pytest.fixture
+def two_nodes():
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    second = nodes.add_node(num_cpus=2)
+    nodes.wait_for_nodes()
+    yield nodes, second
+    nodes.shutdown()
+
+
+def test_on_two_nodes_a_worker_and_then_a_node_die_and_learning_goes_on(copy, start, two_nodes):
+    nodes, second = two_nodes
+    run = start(ADDRESS=nodes.address, MAX_EP=400)
+    run.wait_for_episode(10)
+    os.kill(actors("Worker")[0], signal.SIGKILL)
+    run.wait_for_episode(len(run.lines) + 20)
+    nodes.remove_node(second, allow_graceful=False)
+    status, stdout, stderr = run.end(150)
+    assert (status, stderr) == (0, [])
+    assert len(episodes(stdout)) >= 400
+    assert copy.saved() == FILES
