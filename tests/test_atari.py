@@ -1,5 +1,6 @@
 """examples/atari.py: what it sees, its network, lost lives, and short runs from end to end."""
 
+import json
 import os
 import re
 import shutil
@@ -313,6 +314,9 @@ def kept(tmp_path, monkeypatch):
     for name in ("DATA", "FIGURE", "ANIMATION"):
         monkeypatch.setattr(experiment, name, tmp_path / getattr(experiment, name).name)
     monkeypatch.setattr(experiment, "weights_file", lambda name: tmp_path / f"{name}.pt")
+    measured = json.loads(experiment.DATA.read_text())
+    runs = {name: run for name, run in experiment.RUNS.items() if name in measured}
+    monkeypatch.setattr(experiment, "RUNS", runs)
     return tmp_path
 
 
