@@ -22,8 +22,7 @@ from ray.cluster_utils import Cluster
 from examples import cluster
 from utils import push_and_pull, seed_all
 
-# In one group, as each looks for Ray's processes.
-pytestmark = [pytest.mark.timeout(200), pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.timeout(200)
 FILES = ["CartPole-v0-1.csv", "CartPole-v0-1.png", "CartPole-v0-1.pt"]
 
 
@@ -81,8 +80,9 @@ class Run:
 
     def __init__(self, copy, **constants):
         copy.set_constants("examples/cluster.py", {"N_WORKERS": 2, **constants})
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        self.process = copy.start("-m", "examples.cluster", start_new_session=True, **pipes)
+        self.mark = {"A3C_RUN": str(copy.folder)}  # in the environment of all its processes
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "environ": self.mark}
+        self.process = copy.start("-m", "examples.cluster", start_new_session=True, **options)
         self.lines = []
         self.reader = threading.Thread(target=self.read)
         self.reader.start()
@@ -96,6 +96,20 @@ class Run:
         while not any(f" Ep: {number} " in line for line in list(self.lines)):
             assert time.monotonic() - begin < 120 and self.process.poll() is None, self.lines[-5:]
             time.sleep(0.1)
+
+    def actors(self, title):
+        """Return the numbers of its processes that run methods of the class `title`."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                ours = (
+                    f"A3C_RUN={self.mark['A3C_RUN']}\0".encode() in (path / "environ").read_bytes()
+                )
+                if ours and (path / "cmdline").read_bytes().startswith(f"ray::{title}".encode()):
+                    found.append(int(path.name))
+            except OSError:
+                pass  # it has ended meanwhile
+        return found
 
     def end(self, timeout=120):
         """Return the status, what was printed and the errors, once it has ended."""
@@ -120,18 +134,6 @@ def start(copy):
         run.process.wait()
 
 
-def actors(title):
-    """Return the numbers of the processes in which Ray runs methods of the class `title`."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if path.read_bytes().startswith(f"ray::{title}".encode()):
-                found.append(int(path.parent.name))
-        except OSError:
-            pass  # it has ended meanwhile
-    return found
-
-
 def test_a_run_prints_as_the_scripts_do_and_saves(copy, start):
     status, stdout, stderr = start(MAX_EP=20).end()
     assert (status, stderr) == (0, [])
@@ -149,11 +151,11 @@ def test_a_run_prints_as_the_scripts_do_and_saves(copy, start):
 def test_a_worker_that_dies_starts_again_and_ctrl_c_saves(copy, start):
     run = start(MAX_EP=10**6)
     run.wait_for_episode(10)
-    victims = actors("Worker")
+    victims = run.actors("Worker")
     assert len(victims) == 2
     os.kill(victims[0], signal.SIGKILL)
     begin = time.monotonic()
-    while len(set(actors("Worker")) - set(victims)) == 0:
+    while len(set(run.actors("Worker")) - set(victims)) == 0:
         assert time.monotonic() - begin < 60
         time.sleep(0.1)
     now = len(run.lines)
@@ -167,7 +169,7 @@ def test_a_worker_that_dies_starts_again_and_ctrl_c_saves(copy, start):
 def test_a_dead_server_ends_the_run_with_a_sentence_and_its_weights(copy, start):
     run = start(MAX_EP=10**6)
     run.wait_for_episode(10)
-    [server] = actors("Server")
+    [server] = run.actors("Server")
     os.kill(server, signal.SIGKILL)
     status, _, stderr = run.end()
     assert status == 1
@@ -189,14 +191,19 @@ def test_an_error_in_a_worker_is_shown(copy, start):
     assert "Nothing to save" in stdout
 
 
-def test_an_address_without_a_cluster_gets_a_sentence(start):
-    status, _, stderr = start(ADDRESS="auto").end()
-    [said] = stderr
-    assert status == 1 and said.startswith("ADDRESS = 'auto': ")
+def test_an_address_without_a_cluster_gets_a_sentence(monkeypatch):
+    def init(address, **options):
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(cluster, "ADDRESS", "auto")
+    with pytest.raises(SystemExit, match="^ADDRESS = 'auto': Could not find"):
+        cluster.learn(cluster.Net(4, 2), [])
 
 
 @pytest.fixture
-def two_nodes():
+def two_nodes(copy, monkeypatch):
+    monkeypatch.setenv("A3C_RUN", str(copy.folder))
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     second = nodes.add_node(num_cpus=2)
     nodes.wait_for_nodes()
@@ -208,7 +215,7 @@ def test_on_two_nodes_a_worker_and_then_a_node_die_and_learning_goes_on(copy, st
     nodes, second = two_nodes
     run = start(ADDRESS=nodes.address, MAX_EP=400)
     run.wait_for_episode(10)
-    os.kill(actors("Worker")[0], signal.SIGKILL)
+    os.kill(run.actors("Worker")[0], signal.SIGKILL)
     run.wait_for_episode(len(run.lines) + 20)
     nodes.remove_node(second, allow_graceful=False)
     status, stdout, stderr = run.end(150)

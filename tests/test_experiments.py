@@ -34,7 +34,7 @@ TODAY = set(map(code_of, [*SCRIPTS, *EXAMPLES, "examples/cluster.py"]))
 # Their data are {row: {seed: result}}.
 FILLED = [knobs, pendulum, mistakes, clipping, drift, catch, shipped, environments]
 
-START = copies.Copy.start
+REAL_START = copies.Copy.start
 OURS = {"discrete_A3C", "continuous_A3C", "utils", "shared_adam", "examples"}
 
 SharedAdam([torch.zeros(1)])  # so that forks need not load what PyTorch loads with an optimizer
@@ -326,7 +326,7 @@ def test_the_lines_and_pictures_of_a_script_are_kept(tmp_path, monkeypatch, caps
     monkeypatch.setattr(animate, "SCRIPTS", {DISCRETE: discrete_A3C})
     monkeypatch.setattr(animate, "FOLDER", tmp_path)
     monkeypatch.setattr(animate, "DATA", tmp_path / "animate.json")
-    monkeypatch.setattr(copies.Copy, "start", START)  # pygame does not stand a fork
+    monkeypatch.setattr(copies.Copy, "start", REAL_START)  # pygame does not stand a fork
     animate.main()
     printed = capsys.readouterr().out
     with Image.open(tmp_path / "CartPole-v0.gif") as animation:
