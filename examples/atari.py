@@ -1,6 +1,6 @@
 """A3C from pixels: any Atari game. Run: pip install gymnasium ale-py && python -m examples.atari
 
-Pong takes 20 minutes; ENV_NAME names another game, such as "ALE/Breakout-v5" or
+Pong takes 20 to 40 minutes; ENV_NAME names another game, such as "ALE/Breakout-v5" or
 "ALE/SpaceInvaders-v5". The loss and Algorithm S3 are those of discrete_A3C.py, push_and_pull and
 SharedAdam too. What the games change: the screen becomes four small frames with a background of 0,
 actor and critic share their first layers, rewards are learned by their sign, a lost life ends the
@@ -57,7 +57,7 @@ ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 
 
 class Frames(gym.ObservationWrapper):
-    """Screens of half the size, whose background is 0: Pong is learned twice as fast so."""
+    """Screens of half the size, whose background is 0: the network sees what stands out."""
 
     def __init__(self, env):
         super().__init__(env)

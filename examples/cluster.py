@@ -48,7 +48,7 @@ ADDRESS = None  # Ray on this machine alone; "auto": the cluster that `ray start
 ENV_NAME = "CartPole-v0"
 UPDATE_GLOBAL_ITER = 10  # n, the steps between two updates
 GAMMA = 0.99  # discount factor
-MAX_EP = 1000  # episodes of all workers together; those under way at the end come on top
+MAX_EP = 1000  # episodes of all workers together; those under way at the end are dropped
 LR = 1e-3  # learning rate of Adam at the start; it falls to 0 over the run
 BETAS = (0.92, 0.999)  # decay rates of Adam's two averages
 ENTROPY_BETA = 0.01  # weight of the entropy bonus (section 4 of the paper, not in S3)
@@ -238,8 +238,8 @@ def learn(gnet, res):
         for module in (utils, shared_adam):  # other machines get them by Ray
             ray.cloudpickle.register_pickle_by_value(module)
         options = {"log_to_driver": False, "logging_level": "ERROR"}
-        if ADDRESS is None:
-            ray.init(include_dashboard=False, **options)
+        if ADDRESS is None:  # one of its own, even if another Ray runs on this machine
+            ray.init("local", include_dashboard=False, **options)
         else:
             ray.init(ADDRESS, **options)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

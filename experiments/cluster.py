@@ -105,7 +105,7 @@ def main():
         for _ in range(ROUNDS):
             for workers in WORKERS:
                 data["steps/s"][str(workers)].append(steps_per_second(workers))
-        ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        ray.init("local", log_to_driver=False, logging_level="ERROR", include_dashboard=False)
         data["updates"] = {name: time_update(module) for name, (module, _) in NETS.items()}
         keep(DATA, data)
     print(table(json.loads(DATA.read_text())))

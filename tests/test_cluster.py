@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -79,10 +80,10 @@ class Run:
     """A run of the copy on Ray, whose lines are read as they come."""
 
     def __init__(self, copy, **constants):
-        copy.set_constants("examples/cluster.py", {"N_WORKERS": 2, **constants})
+        copy.set_constants("cluster.py", {"N_WORKERS": 2, **constants})
         self.mark = {"A3C_RUN": str(copy.folder)}  # in the environment of all its processes
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "environ": self.mark}
-        self.process = copy.start("-m", "examples.cluster", start_new_session=True, **options)
+        self.process = copy.start("cluster.py", start_new_session=True, **options)
         self.lines = []
         self.reader = threading.Thread(target=self.read)
         self.reader.start()
@@ -123,6 +124,11 @@ class Run:
 @pytest.fixture
 def start(copy):
     runs = []
+    # Beside the two files that it needs, and nothing else.
+    (copy.folder / "examples" / "cluster.py").rename(copy.folder / "cluster.py")
+    shutil.rmtree(copy.folder / "examples")
+    for script in ("discrete_A3C.py", "continuous_A3C.py"):
+        (copy.folder / script).unlink()
 
     def start_run(**constants):
         runs.append(Run(copy, **constants))
@@ -182,9 +188,7 @@ def test_a_dead_server_ends_the_run_with_a_sentence_and_its_weights(copy, start)
 
 
 def test_an_error_in_a_worker_is_shown(copy, start):
-    copy.change(
-        "examples/cluster.py", "                ep_r += r\n", "                ep_r += r / 0\n"
-    )
+    copy.change("cluster.py", "                ep_r += r\n", "                ep_r += r / 0\n")
     status, stdout, stderr = start().end()
     assert status == 1 and any("ZeroDivisionError" in line for line in stderr)
     assert stderr[-1] == "A worker died: its error stands above."
