@@ -16,13 +16,11 @@ from pathlib import Path
 import ray
 
 from examples import atari, cluster
-from experiments.copies import Copy, code_of
-from experiments.knobs import keep
+from experiments.lab import Copy, code_of, keep, table
 from shared_adam import SharedAdam
 
 DATA = Path(__file__).with_name("cluster.json")
 WORKERS = (1, 2, 4)
-ROUNDS = 1
 EPISODES = 100
 UPDATES = 100
 NETS = {  # (module, n)
@@ -82,33 +80,27 @@ def time_update(module):
     return result
 
 
-def table(data):
+def tables(data):
     """Return the two tables in Markdown."""
-    lines = ["| workers | env steps/s |", "|---|---|"]
-    for workers, rates in data["steps/s"].items():
-        lines.append(f"| {workers} | {statistics.median(rates):.0f} |")
-    heads = ["network", "MB of a gradient", "ms of an update, in one process", "ms through Ray"]
-    heads += ["updates/s, at most", "full at steps/s of all workers"]
-    lines += ["", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    rates = [[workers, f"{rate:.0f}"] for workers, rate in data["steps/s"].items()]
+    lines = []
     for name, result in data["updates"].items():
         cells = [name, f"{result['MB']:.3g}", f"{1000 * result['here']:.2f}"]
         cells += [f"{1000 * result['Ray']:.2f}", f"{1 / result['busy']:.0f}"]
-        cells.append(f"{NETS[name][1] / result['busy']:.0f}")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([*cells, f"{NETS[name][1] / result['busy']:.0f}"])
+    heads = ["network", "MB of a gradient", "ms of an update, in one process", "ms through Ray"]
+    heads += ["updates/s, at most", "full at steps/s of all workers"]
+    return table(["workers", "env steps/s"], rates) + "\n\n" + table(heads, lines)
 
 
 def main():
     if not DATA.exists():
         data = {"code": {"examples/cluster.py": code_of("examples/cluster.py")}}
-        data["steps/s"] = {str(workers): [] for workers in WORKERS}
-        for _ in range(ROUNDS):
-            for workers in WORKERS:
-                data["steps/s"][str(workers)].append(steps_per_second(workers))
+        data["steps/s"] = {str(workers): steps_per_second(workers) for workers in WORKERS}
         ray.init("local", log_to_driver=False, logging_level="ERROR", include_dashboard=False)
         data["updates"] = {name: time_update(module) for name, (module, _) in NETS.items()}
         keep(DATA, data)
-    print(table(json.loads(DATA.read_text())))
+    print(tables(json.loads(DATA.read_text())))
 
 
 if __name__ == "__main__":

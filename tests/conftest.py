@@ -9,6 +9,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from experiments import copies
+import torch
+import torch.multiprocessing as mp
+
+from experiments import lab
+from shared_adam import SharedAdam
 
 
 class CountingEnv:
@@ -50,7 +55,49 @@ class CountingEnv:
         return self.observe(), 1.0, ended and not self.truncates, ended and self.truncates, {}
 
 
-class Copy(copies.Copy):
+OURS = {"discrete_A3C", "continuous_A3C", "utils", "shared_adam", "stock", "examples"}
+
+SharedAdam([torch.zeros(1)])  # so that forks need not load what PyTorch loads with an optimizer
+
+
+def fork(copy, *arguments, environ=(), **options):
+    """Start as lab.Copy.start does, but as a fork of this process, which has loaded torch."""
+
+    def run():
+        os.closerange(3, 4096)  # with one of them Popen waits for an exec, which never comes
+        sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # not pytest's
+        sys.path.insert(0, str(copy.folder))
+        os.environ.update(environ)
+        for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
+            del sys.modules[name]  # the copy has its own
+        mp.set_start_method("fork", force=True)
+        plt.switch_backend("agg")
+        code = None
+        try:
+            if arguments[0] == "-m":
+                runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(arguments[0], run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            code = traceback.format_exc().rstrip()
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1 if isinstance(code, str) else code or 0)
+
+    return subprocess.Popen("fork", cwd=copy.folder, preexec_fn=run, text=True, **options)
+
+
+@pytest.fixture
+def forks(monkeypatch):
+    """Let copies start as forks: Python and torch need not be loaded again."""
+    monkeypatch.setattr(lab.Copy, "start", fork)
+
+
+class Copy(lab.Copy):
     """A copy of the collection to prepare and to run."""
 
     def prepare(self, script, start_method=None, gymnasium=False, **constants):

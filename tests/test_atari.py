@@ -19,7 +19,7 @@ import gymnasium as gym
 from conftest import kill_session, processes_of
 from examples import atari
 from experiments import atari as experiment
-from experiments.copies import ROOT
+from experiments.lab import Row
 from utils import push_and_pull, save_weights, v_wrap
 
 WEIGHTS = "ALE-Pong-v5-1.pt"
@@ -213,7 +213,7 @@ def weights(copy, name=WEIGHTS):
 
 
 @pytest.mark.timeout(120)
-def test_a_short_run_and_one_that_continues_it(copy):
+def test_a_short_run_and_one_that_continues_it(forks, copy):
     # Beside the two files that it needs, and nothing else.
     (copy.folder / "examples" / "atari.py").rename(copy.folder / "atari.py")
     shutil.rmtree(copy.folder / "examples")
@@ -247,7 +247,7 @@ def wait_until_saved(process):
 
 
 @pytest.fixture
-def endless(copy):
+def endless(forks, copy):
     """Start a run without an end that saves after each game of w00; return copy and process."""
     options = {"MAX_EP": 10**6, "N_WORKERS": 2, "SAVE_MINUTES": 0}
     copy.set_constants("examples/atari.py", options)
@@ -287,7 +287,7 @@ def test_without_ale_py_one_sentence_says_what_to_install(copy):
 
 
 @pytest.mark.parametrize("name", ["Pong-v5", "ALE/Ping-v5", "CartPole-v1"])
-def test_an_unknown_game_gets_a_sentence(copy, name):
+def test_an_unknown_game_gets_a_sentence(forks, copy, name):
     copy.set_constants("examples/atari.py", {"ENV_NAME": name})
     run = copy.run_python("-m", "examples.atari")
     assert run.returncode == 1
@@ -295,7 +295,7 @@ def test_an_unknown_game_gets_a_sentence(copy, name):
     assert said.startswith(f"ENV_NAME = {name!r}: ") and "ALE/Pong-v5" in said
 
 
-def test_weights_name_their_game_and_watch_plays_it(copy):
+def test_weights_name_their_game_and_watch_plays_it(forks, copy):
     assert atari.game_of("results/ALE-SpaceInvaders-v5-12.pt") == "ALE/SpaceInvaders-v5"
     assert atari.game_of("results/best.pt") is None
     (copy.folder / "results").mkdir()
@@ -312,34 +312,15 @@ def test_weights_name_their_game_and_watch_plays_it(copy):
     assert run.stderr.splitlines()[-1].startswith(f"CONTINUE_FROM = {path!r}: ")
 
 
-@pytest.fixture
-def kept(tmp_path, monkeypatch):
-    """Let the experiment write to `tmp_path`, where no weights are."""
-    shutil.copy(experiment.DATA, tmp_path)
-    for name in ("DATA", "FIGURE", "ANIMATION"):
+def test_a_short_run_of_the_experiment_is_measured_and_drawn(forks, tmp_path, monkeypatch):
+    for name in ("FIGURE", "ANIMATION", "WEIGHTS"):
         monkeypatch.setattr(experiment, name, tmp_path / getattr(experiment, name).name)
-    monkeypatch.setattr(experiment, "weights_file", lambda name: tmp_path / f"{name}.pt")
-    measured = json.loads(experiment.DATA.read_text())
-    runs = {name: run for name, run in experiment.RUNS.items() if name in measured}
-    monkeypatch.setattr(experiment, "RUNS", runs)
-    return tmp_path
-
-
-def test_what_was_measured_gives_table_and_figure_without_weights(kept, capsys):
-    experiment.main()
-    table, end = capsys.readouterr().out.split("\npong.gif stays as it is: ")
-    assert f"\n{table}\n" in (ROOT / "experiments" / "README.md").read_text()
-    assert f"{kept / 'as shipped, seed 0.pt'} is missing" in end
-    assert sorted(path.name for path in kept.iterdir()) == ["atari.json", "pong.png"]
-
-
-def test_a_short_run_of_the_experiment_says_how_long_all_take(kept, monkeypatch, capsys):
-    monkeypatch.setitem(experiment.RUNS, "short", ({"MAX_EP": 1, "N_WORKERS": 1}, []))
-    result = experiment.run("short", later=60)
+    row = Row(range(1), {"MAX_EP": 1, "N_WORKERS": 1}, script="examples/atari.py")
+    monkeypatch.setitem(experiment.ROWS, "Pong", row)
+    monkeypatch.setattr(experiment, "GREEDY_GAMES", 1)
+    result = experiment.measure("Pong", 0)
     [[seconds, r]] = result["games"]
-    assert 0 < seconds < 50 and -21 <= r <= 21
-    line = capsys.readouterr().out
-    assert re.match(rf"short: game 1, \d+ minutes left for all runs, mean of 100 games: {r}", line)
-    # One game is played and 60 are left, each of that time in minutes.
-    assert int(line.split()[3]) == pytest.approx(result["steps"][-1][0], abs=1)
-    assert (kept / "short.pt").exists()
+    assert 0 < seconds < 50 and -21 <= r <= 21 and -21 <= result["greedy"][0] <= 21
+    assert 0 < result["steps"] < 0.1 and experiment.WEIGHTS.exists()
+    experiment.draw(json.loads(experiment.DATA.read_text()))
+    assert experiment.FIGURE.exists()

@@ -14,7 +14,7 @@ import continuous_A3C
 import discrete_A3C
 import utils
 from examples import catch, catch_pixels, compare, memory, watch
-from experiments.copies import ROOT
+from experiments.lab import ROOT
 
 COPIED = ["catch", "catch_pixels", "memory", "atari", "cluster"]
 

@@ -19,7 +19,7 @@ import continuous_A3C
 import discrete_A3C
 import utils
 from conftest import episodes
-from experiments.copies import ROOT
+from experiments.lab import ROOT
 
 SCRIPTS = {"discrete_A3C.py": discrete_A3C, "continuous_A3C.py": continuous_A3C}
 both = pytest.mark.parametrize("script", SCRIPTS)

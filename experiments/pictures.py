@@ -1,26 +1,23 @@
-"""Train both scripts once, and draw what they learned. Run: python -m experiments.animate
+"""Train both scripts once, and draw what they learned. Run: python -m experiments.pictures
 
-The first two lines of each run and those from its last episode on are kept in animate.json and
+The first two lines of each run and those from its last episode on are kept in pictures.json and
 printed at the end. Its learning curve and the animation that examples/watch.py makes of it are
-CartPole-v0.png and .gif, and Pendulum-v1.png and .gif. Other code is trained anew, and so are both
-without animate.json (two minutes on 2 cores). Needs pygame-ce.
+CartPole-v0.png and .gif, and Pendulum-v1.png and .gif. Other code or constants are trained
+anew, and so are both without pictures.json (two minutes on 2 cores). Needs pygame-ce.
 """
 
-import json
 import shutil
 import subprocess
 import tempfile
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
 import continuous_A3C
 import discrete_A3C
-from experiments import knobs
-from experiments.copies import Copy, code_of
+from experiments.lab import Copy, Row, keep, load, machine
 
 FOLDER = Path(__file__).resolve().parent
-DATA = FOLDER / "animate.json"
+DATA = FOLDER / "pictures.json"
 CONSTANTS = {"N_WORKERS": 2}
 SCRIPTS = {"discrete_A3C.py": discrete_A3C, "continuous_A3C.py": continuous_A3C}
 
@@ -28,15 +25,8 @@ SCRIPTS = {"discrete_A3C.py": discrete_A3C, "continuous_A3C.py": continuous_A3C}
 def train(name, copy):
     """Run the script `name` of `copy`; return its first and its last lines."""
     copy.set_constants(name, CONSTANTS)
-    max_ep = SCRIPTS[name].MAX_EP
-    lines = []
-    begin = time.perf_counter()
     with copy.start(name, stdout=subprocess.PIPE) as process:
-        for line in process.stdout:
-            lines.append(line.rstrip())
-            if len(lines) % 500 == 0 and len(lines) < max_ep:
-                left = (time.perf_counter() - begin) / len(lines) * (max_ep - len(lines))
-                print(f"{name}: {lines[-1]}, {left:.0f} s left", flush=True)
+        lines = process.stdout.read().splitlines()
     if process.returncode != 0:
         raise SystemExit(f"{name} ended with status {process.returncode}.")
     # The last episode, three saved files, the speed and the greedy policy.
@@ -59,22 +49,21 @@ def watch(name, copy):
 def main():
     if find_spec("pygame") is None:
         raise SystemExit("The animations need pygame: `pip install pygame-ce`.")
-    data = json.loads(DATA.read_text()) if DATA.exists() else {}
-    codes = data.setdefault("code", {})
+    data = load(DATA)
     for name, script in SCRIPTS.items():
-        code = code_of(name)
-        if codes.get(name) != code:
-            with tempfile.TemporaryDirectory(prefix="animate-") as folder:
+        setting = Row(range(1), script=name).setting()
+        kept = data.get(name, {})
+        if any(kept.get(key) != setting[key] for key in setting):
+            with tempfile.TemporaryDirectory(prefix="pictures-") as folder:
                 copy = Copy(folder)
                 lines = train(name, copy)
                 watch(name, copy)
                 for ending in (".png", ".gif"):
                     made = copy.folder / "results" / f"{script.ENV_NAME}-1{ending}"
                     shutil.copy(made, FOLDER / f"{script.ENV_NAME}{ending}")
-            data[name] = lines
-            codes[name] = code
-            knobs.keep(DATA, data)
-        print("\n".join(data[name]))
+            data[name] = {"lines": lines, **setting, "machine": machine()}
+            keep(DATA, data)
+        print("\n".join(data[name]["lines"]))
 
 
 if __name__ == "__main__":
