@@ -21,8 +21,7 @@ from shared_adam import SharedAdam
 
 DATA = Path(__file__).with_name("cluster.json")
 WORKERS = (1, 2, 4)
-EPISODES = 100
-UPDATES = 100
+EPISODES = UPDATES = 100
 NETS = {  # (module, n)
     "CartPole": (cluster, cluster.UPDATE_GLOBAL_ITER),
     "Atari": (atari, atari.UPDATE_GLOBAL_ITER),

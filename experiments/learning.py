@@ -172,7 +172,7 @@ def late(runs):
 
 
 def upright(runs):
-    return ", ".join(f"{share:.0%}" for share in sorted(values(runs, "upright"))) or "-"
+    return ", ".join(f"{share:.0%}" for share in sorted(values(runs, "upright")))
 
 
 def good(runs):
@@ -231,7 +231,8 @@ def tables(data):
     ):
         results = lab.results(data, rows)
         if columns is DRIFTED:
-            results = {name: runs for name, runs in results.items() if values(runs, "upright")}
+            played = {name: [r for r in runs if "upright" in r] for name, runs in results.items()}
+            results = {name: runs for name, runs in played.items() if runs}
         parts.append(table(title, results, columns))
     return "\n\n".join(parts)
 
