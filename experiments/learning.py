@@ -3,8 +3,8 @@
 Each row below is trained with its seeds, in a copy of the collection with other constants and a
 patch, as you would change it. Each result is kept in learning.json, and trained again only where
 constants, patch or code are other ones. Prints the tables of experiments/README.md and draws
-knobs.png, mistakes.png and pendulum.png. From nothing it takes a night on two cores. The
-last rows need more packages: pip install "gymnasium[box2d]"
+knobs.png, mistakes.png and pendulum.png. From nothing it takes a night on two cores. The last rows
+need more packages: pip install "gymnasium[box2d]"
 """
 
 import sys

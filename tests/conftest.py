@@ -18,7 +18,6 @@ import gym
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-
 import torch
 import torch.multiprocessing as mp
 

@@ -203,7 +203,7 @@ def test_a_short_run_is_read_and_timed(script, max_ep):
     assert {worker for worker, _, _, _ in run.episodes} <= {"w00", "w01"}
     assert [number for _, number, _, _ in run.episodes] == list(range(1, len(run.times) + 1))
     assert 0 <= run.times[0] and run.times[-1] < 4.9 and all(np.diff(run.times) >= 0)
-    assert run.rate > 10 and run.status == 0 and "pi1.weight" in run.weights or script != DISCRETE
+    assert run.rate > 10 and run.status == 0 and "v1.weight" in run.weights
 
 
 def test_a_run_that_fails_or_prints_other_lines_is_an_error():
