@@ -4,6 +4,9 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
+import gc
+import importlib
+import multiprocessing.forkserver
 import re
 import runpy
 import signal
@@ -22,6 +25,7 @@ import torch
 import torch.multiprocessing as mp
 
 from experiments import lab
+from experiments.lab import ROOT
 from shared_adam import SharedAdam
 
 
@@ -59,13 +63,21 @@ OURS = {"discrete_A3C", "continuous_A3C", "utils", "shared_adam", "stock", "exam
 SharedAdam([torch.zeros(1)])  # so that forks need not load what PyTorch loads with an optimizer
 
 
-def fork(copy, *arguments, environ=(), **options):
+def fork(copy, *arguments, environ=(), preexec_fn=lambda: None, **options):
     """Start as lab.Copy.start does, but as a fork of this process, which has loaded torch."""
 
     def run():
+        preexec_fn()
         os.closerange(3, 4096)  # with one of them Popen waits for an exec, which never comes
         sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # not pytest's
-        sys.path.insert(0, str(copy.folder))
+        # What other tests have made here is not this process's.
+        gc.freeze()
+        importlib.reload(multiprocessing.resource_tracker)
+        importlib.reload(multiprocessing.forkserver)
+        multiprocessing.process.ORIGINAL_DIR = os.getcwd()
+        others = [path for path in sys.path if Path(path).resolve() != ROOT]
+        sys.path[:] = [str(copy.folder), *others]
+        os.environ.pop("PYTHONUNBUFFERED", None)  # with it, half a line may be the last one
         os.environ.update(environ)
         for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
             del sys.modules[name]  # the copy has its own
@@ -81,6 +93,7 @@ def fork(copy, *arguments, environ=(), **options):
             code = end.code
         except BaseException:
             code = traceback.format_exc().rstrip()
+        gc.collect()  # locks, which spawned workers have opened by name, are given back
         if isinstance(code, str):
             print(code, file=sys.stderr)
         sys.stdout.flush()
@@ -105,7 +118,8 @@ class Copy(lab.Copy):
             self.change(script, "import gym\n", "import gymnasium as gym\n")
         if start_method is not None:
             main = 'if __name__ == "__main__":\n'
-            self.change(script, main, f'{main}    mp.set_start_method("{start_method}")\n')
+            start = f'    mp.set_start_method("{start_method}", force=True)\n'
+            self.change(script, main, main + start)
 
     def run(self, script, start_method=None, gymnasium=False, environ=(), timeout=55, **constants):
         """Run the prepared `script`, a file at the top, to its end; return code, stdout, stderr."""

@@ -87,7 +87,7 @@ SHORT = {"catch": {"MAX_EP": 40}, "catch_pixels": {"MAX_EP": 20}, "memory": {"MA
 
 
 @pytest.mark.parametrize("name", SHORT)
-def test_a_copy_beside_the_two_files_runs(copy, tmp_path, name):
+def test_a_copy_beside_the_two_files_runs(forks, copy, tmp_path, name):
     shutil.rmtree(copy.folder)
     copy.folder.mkdir()
     copy_of(copy.folder, name)
@@ -138,7 +138,7 @@ def test_each_constant_of_an_example_changes_what_is_learned(module, monkeypatch
 
 # A paddle that moves at random, or not at all, is under the ball once or twice in eight: -0.8.
 @pytest.mark.timeout(150)
-def test_catch_is_learned(copy):
+def test_catch_is_learned(forks, copy):
     run = copy.run_python("-m", "examples.catch", timeout=140)
     greedy = re.search(r"Greedy policy: mean return \S+ before, (\S+) after", run.stdout)
     assert float(greedy[1]) > 0.3, run.stderr
@@ -161,7 +161,7 @@ def test_what_a_run_saved_becomes_an_animation(module, tmp_path, monkeypatch):
     assert len(env.frames) == 3  # one of two
 
 
-def test_watch_opens_a_window_where_there_is_one_and_draws_where_there_is_none(copy):
+def test_watch_opens_a_window_where_there_is_one_and_draws_where_there_is_none(forks, copy):
     results = copy.folder / "results"
     results.mkdir()
     net = discrete_A3C.Net(discrete_A3C.N_S, discrete_A3C.N_A)
@@ -225,7 +225,7 @@ def test_runs_are_compared_by_the_constants_in_which_they_differ(tmp_path, monke
         compare.read_run(two)
 
 
-def test_compare_draws_what_runs_left(copy, monkeypatch):
+def test_compare_draws_what_runs_left(forks, copy, monkeypatch):
     title = "GAMMA = 0.9"
     save_run(copy.folder, "Mine-v0-1", title, [1.0, 3.0], monkeypatch)
     copy.set_constants("examples/compare.py", {"RUNS": "results/Mine-v0-*.csv"})

@@ -74,12 +74,9 @@ def assert_saved_in_spite_of(run, copy, number=1, before=()):
 
 # test_workers.py lets workers of all start methods die; here whole scripts go on from there.
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_a_worker_that_raises(copy, run_here, start_method):
+def test_a_worker_that_raises(copy, forks, start_method):
     use_broken_environment(copy, "raise")
-    if start_method == "fork":
-        run = run_here(SCRIPT, **FOREVER)
-    else:
-        run = copy.run(SCRIPT, start_method, timeout=140, **FOREVER)
+    run = copy.run(SCRIPT, start_method, timeout=140, **FOREVER)
     assert "exitcode=1" in assert_saved_in_spite_of(run, copy)
     assert "Process w01:\nTraceback" in run.stderr
     assert "ZeroDivisionError: a bug in the environment" in run.stderr
@@ -89,12 +86,9 @@ def test_a_worker_that_raises(copy, run_here, start_method):
     "start_method, death, signal_name",
     [("fork", "kill", "SIGKILL"), ("forkserver", "crash", "SIGSEGV")],
 )
-def test_a_worker_that_dies_without_a_word(copy, run_here, start_method, death, signal_name):
+def test_a_worker_that_dies_without_a_word(copy, forks, start_method, death, signal_name):
     use_broken_environment(copy, death)
-    if start_method == "fork":
-        run = run_here(SCRIPT, **FOREVER)
-    else:
-        run = copy.run(SCRIPT, start_method, timeout=140, **FOREVER)
+    run = copy.run(SCRIPT, start_method, timeout=140, **FOREVER)
     assert signal_name in assert_saved_in_spite_of(run, copy)
 
 
@@ -167,7 +161,7 @@ class Running:
 
 
 @pytest.fixture
-def running(copy):
+def running(copy, forks):
     started = []
 
     def start(*args, **constants):

@@ -151,7 +151,7 @@ def test_one_worker_repeats_itself_under_each_start_method(copy, run_here, start
 
 
 @pytest.mark.timeout(120)
-def test_a_command_whose_workers_come_from_a_forkserver(copy):
+def test_a_command_whose_workers_come_from_a_forkserver(forks, copy):
     main = 'if __name__ == "__main__":\n'
     # To save time, torch is loaded once, not by each worker.
     preload = '    mp.set_forkserver_preload(["torch._dynamo", "matplotlib.pyplot"])\n'
@@ -326,7 +326,7 @@ def test_actions_are_of_the_type_that_the_environment_takes(copy, env_name, rend
 @both
 def test_an_environment_that_is_shown_can_be_learned(copy, run_here, monkeypatch, script):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    run = run_here(script, MAX_EP=2, N_WORKERS=1, RENDER=True)
+    run = run_here(script, MAX_EP=1, N_WORKERS=1, RENDER=True)
     assert (run.returncode, run.stderr) == (0, "")
 
 
