@@ -35,17 +35,17 @@ CARTPOLE = {
     "`LR` not annealed": Row(TEN, patch=NOT_ANNEALED),
     "`LR = 1e-4`, not annealed": Row(range(20), {"LR": 1e-4}, NOT_ANNEALED),
     "`UPDATE_GLOBAL_ITER = 10`": Row(TEN, {"UPDATE_GLOBAL_ITER": 10}),
-    "`GAMMA = 0.99`": Row(TEN, {"GAMMA": 0.99}),
+    "`GAMMA = 0.99`": Row(FIVE, {"GAMMA": 0.99}),
     "`LR = 1e-3`": Row(TEN, {"LR": 1e-3}),
-    "`BETAS = (0.9, 0.99)`": Row(TEN, {"BETAS": (0.9, 0.99)}),
+    "`BETAS = (0.9, 0.99)`": Row(FIVE, {"BETAS": (0.9, 0.99)}),
     "`ENTROPY_BETA = 0`": Row(TEN, {"ENTROPY_BETA": 0.0}),
-    "`MAX_GRAD_NORM = 40`": Row(TEN, {"MAX_GRAD_NORM": 40}),
+    "`MAX_GRAD_NORM = 40`": Row(FIVE, {"MAX_GRAD_NORM": 40}),
     "`N_WORKERS = 1`": Row(TEN, {"N_WORKERS": 1}),
     "`N_WORKERS = 8`": Row(TEN, {"N_WORKERS": 8}),
 }
 CLIPPED = {**QUICK, "MAX_GRAD_NORM": 40}
 CLIPPING = {
-    "quick, clipped together": Row(TEN, CLIPPED),
+    "quick, clipped together": Row(FIVE, CLIPPED),
     "quick, actor clipped": Row(TEN, CLIPPED, "variants/clip_actor.patch"),
     "quick, critic clipped": Row(TEN, CLIPPED, "variants/clip_critic.patch"),
     "quick, clipped separately": Row(TEN, CLIPPED, "variants/clip_separately.patch"),
@@ -55,7 +55,7 @@ MISTAKES = {
     # Fewer episodes: an update at every step takes time.
     "buffers are not emptied, 1000 episodes": Row(TEN, {"MAX_EP": 1000}, "mistakes/buffers.patch"),
     "Adam's `step` is private": Row(range(20), patch="mistakes/step.patch"),
-    "quick, a time limit passes for terminal": Row(TEN, QUICK, "mistakes/limit.patch"),
+    "quick, a time limit passes for terminal": Row(FIVE, QUICK, "mistakes/limit.patch"),
 }
 SCRIPT = "continuous_A3C.py"
 PENDULUM = {
@@ -70,8 +70,8 @@ PENDULUM = {
 }
 PENDULUM = {f"Pendulum, {name}": row for name, row in PENDULUM.items()}
 CATCH = {
-    "catch": Row(range(20), script="examples/catch.py"),
-    "catch_pixels": Row(TEN, script="examples/catch_pixels.py"),
+    "catch": Row(TEN, script="examples/catch.py"),
+    "catch_pixels": Row(FIVE, script="examples/catch_pixels.py"),
     "memory": Row(TEN, script="examples/memory.py"),
     "memory, emptied at each step": Row(
         FIVE, {}, "variants/emptied_memory.patch", "examples/memory.py"

@@ -20,7 +20,7 @@ from experiments import lab, learning
 from experiments.lab import ROOT, Row
 
 DATA = Path(__file__).with_name("speed.json")
-ROUNDS = range(7)
+ROUNDS = range(15)
 SEEDS = range(10)  # of the runs until CartPole is solved
 SECONDS = 3  # of a round, from the first episode on: the start of the workers is a small share
 SCRIPTS = {"CartPole": "discrete_A3C.py", "Pendulum": "continuous_A3C.py"}
@@ -30,9 +30,9 @@ PEERS = {}  # {row: arguments of speed_peers.py}
 for env, script in SCRIPTS.items():
     PEERS[f"{env}, environment alone"] = ("environment", script.removesuffix(".py"), SECONDS)
     ROWS[f"{env}, environment alone"] = Row(ROUNDS, script=script)
+    ROWS[f"{env}, 1 worker of stock parts"] = Row(ROUNDS, {"N_WORKERS": 1}, STOCK, script)
     ROWS[f"{env}, 1 worker"] = Row(ROUNDS, {"N_WORKERS": 1}, script=script)
     ROWS[f"{env}, 2 workers"] = Row(ROUNDS, script=script)
-    ROWS[f"{env}, 1 worker of stock parts"] = Row(ROUNDS, {"N_WORKERS": 1}, STOCK, script)
 # Who solves CartPole first: measured where Stable-Baselines3 is installed.
 SOLVING = {"as shipped": Row(SEEDS), "quick": Row(SEEDS, learning.QUICK)}
 for algorithm in ("A2C", "PPO"):
