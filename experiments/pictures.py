@@ -18,13 +18,13 @@ from experiments.lab import Copy, Row, keep, load, machine
 
 FOLDER = Path(__file__).resolve().parent
 DATA = FOLDER / "pictures.json"
-CONSTANTS = {"N_WORKERS": 2}
 SCRIPTS = {"discrete_A3C.py": discrete_A3C, "continuous_A3C.py": continuous_A3C}
+SEEDS = {"discrete_A3C.py": 1, "continuous_A3C.py": 4}  # of the animations: a pendulum that hangs
 
 
 def train(name, copy):
     """Run the script `name` of `copy`; return its first and its last lines."""
-    copy.set_constants(name, CONSTANTS)
+    copy.set_constants(name, {"N_WORKERS": 2})
     with copy.start(name, stdout=subprocess.PIPE) as process:
         lines = process.stdout.read().splitlines()
     if process.returncode != 0:
@@ -39,7 +39,7 @@ def watch(name, copy):
     """Let examples/watch.py make an animation of what the script `name` has learned in `copy`."""
     run = f"results/{SCRIPTS[name].ENV_NAME}-1"
     told = {"PROGRAM": name.removesuffix(".py"), "WEIGHTS": f"{run}.pt", "GIF": f"{run}.gif"}
-    copy.set_constants("examples/watch.py", {**told, "EPISODES": 1})
+    copy.set_constants("examples/watch.py", {**told, "EPISODES": 1, "SEED": SEEDS[name]})
     with copy.start("-m", "examples.watch") as process:
         pass
     if process.returncode != 0:
