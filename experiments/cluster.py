@@ -3,10 +3,9 @@
 Runs examples/cluster.py with 1, 2 and 4 workers in turn, and times one update of CartPole's network
 and of Atari's: in this process, through Ray, and many at once, which is all that a server can do.
 Prints the tables of experiments/README.md (a minute or two on 2 cores). What was measured is kept
-in cluster.json: delete that file to measure again. Needs ray, gymnasium and ale-py.
+in cluster.json, and measured again only with other code. Needs ray, gymnasium and ale-py.
 """
 
-import json
 import statistics
 import subprocess
 import tempfile
@@ -16,10 +15,11 @@ from pathlib import Path
 import ray
 
 from examples import atari, cluster
-from experiments.lab import Copy, code_of, keep, table
+from experiments.lab import OLDER, Copy, code_of, keep, load, table
 from shared_adam import SharedAdam
 
 DATA = Path(__file__).with_name("cluster.json")
+CODE = code_of("examples/cluster.py")
 WORKERS = (1, 2, 4)
 EPISODES = UPDATES = 100
 NETS = {  # (module, n)
@@ -81,6 +81,7 @@ def time_update(module):
 
 def tables(data):
     """Return the two tables in Markdown."""
+    older = "" if data["code"] == CODE else OLDER
     rates = [[workers, f"{rate:.0f}"] for workers, rate in data["steps/s"].items()]
     lines = []
     for name, result in data["updates"].items():
@@ -89,17 +90,18 @@ def tables(data):
         lines.append([*cells, f"{NETS[name][1] / result['busy']:.0f}"])
     heads = ["network", "MB of a gradient", "ms of an update, in one process", "ms through Ray"]
     heads += ["updates/s, at most", "full at steps/s of all workers"]
-    return table(["workers", "env steps/s"], rates) + "\n\n" + table(heads, lines)
+    return table([f"workers{older}", "env steps/s"], rates) + "\n\n" + table(heads, lines)
 
 
 def main():
-    if not DATA.exists():
-        data = {"code": {"examples/cluster.py": code_of("examples/cluster.py")}}
+    data = load(DATA)
+    if data.get("code") != CODE:
+        data = {"code": CODE}
         data["steps/s"] = {str(workers): steps_per_second(workers) for workers in WORKERS}
         ray.init("local", log_to_driver=False, logging_level="ERROR", include_dashboard=False)
         data["updates"] = {name: time_update(module) for name, (module, _) in NETS.items()}
         keep(DATA, data)
-    print(tables(json.loads(DATA.read_text())))
+    print(tables(data))
 
 
 if __name__ == "__main__":

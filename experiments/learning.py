@@ -204,10 +204,7 @@ SWUNG = {
     f"greedy at least {GOOD}": good,
 }
 CAUGHT = {"seconds": spread("of all"), "greedy": spread("greedy", 2)}
-TRIED = {
-    "last 100 returns": each("last 100"),
-    "greedy": each("greedy"),
-}
+TRIED = {"last 100 returns": each("last 100"), "greedy": each("greedy")}
 
 
 def table(title, results, columns):
