@@ -63,11 +63,11 @@ OURS = {"discrete_A3C", "continuous_A3C", "utils", "shared_adam", "stock", "exam
 SharedAdam([torch.zeros(1)])  # so that forks need not load what PyTorch loads with an optimizer
 
 
-def fork(copy, *arguments, environ=(), preexec_fn=lambda: None, **options):
+def fork(copy, *arguments, environ=(), **options):
     """Start as lab.Copy.start does, but as a fork of this process, which has loaded torch."""
 
     def run():
-        preexec_fn()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has none
         os.closerange(3, 4096)  # with one of them Popen waits for an exec, which never comes
         sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # not pytest's
         # What other tests have made here is not this process's.

@@ -161,7 +161,7 @@ def test_what_a_run_saved_becomes_an_animation(module, tmp_path, monkeypatch):
     assert len(env.frames) == 3  # one of two
 
 
-def test_watch_opens_a_window_where_there_is_one_and_draws_where_there_is_none(forks, copy):
+def test_watch_opens_a_window_where_there_is_one_and_draws_where_there_is_none(copy):
     results = copy.folder / "results"
     results.mkdir()
     net = discrete_A3C.Net(discrete_A3C.N_S, discrete_A3C.N_A)

@@ -131,13 +131,8 @@ class Running:
         self.folder = copy.folder
         self.out = open(copy.folder / "out.txt", "w")
         self.err = open(copy.folder / "err.txt", "w")
-        self.process = copy.start(
-            script,
-            stdout=self.out,
-            stderr=self.err,
-            start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+        pipes = {"stdout": self.out, "stderr": self.err}
+        self.process = copy.start(script, start_new_session=True, **pipes)
 
     def printed(self, file="out"):
         # A file of its own: seek() in self.out would move where the workers write.
