@@ -6,7 +6,6 @@ import re
 import runpy
 import subprocess
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,8 +17,7 @@ from experiments import faults, lab, learning, speed
 from experiments.lab import ROOT, Copy, Row, code_of
 
 FOLDER = ROOT / "experiments"
-README = (FOLDER / "README.md").read_text()
-PAGES = README + (ROOT / "README.md").read_text()
+PAGES = "".join((folder / "README.md").read_text() for folder in (FOLDER, ROOT))
 DISCRETE, CONTINUOUS = SCRIPTS = ["discrete_A3C.py", "continuous_A3C.py"]
 EXAMPLES = [f"examples/{name}.py" for name in ("catch", "catch_pixels", "memory", "atari")]
 PATCHES = sorted(path.relative_to(FOLDER) for path in FOLDER.glob("*/*.patch"))
@@ -40,18 +38,8 @@ def quick(forks, monkeypatch):
     monkeypatch.setattr(Copy, "apply", apply_all)
 
 
-def test_programs_are_for_others_to_copy():
-    banned = r"(?m)\b(import|from) (tests|conftest)\b|sys\.path|\bsetattr\("
-    banned += r"|^\s*(utils|discrete_A3C|continuous_A3C|lab|learning)\.\w+ = "  # a patch
-    for path in [*(ROOT / "examples").glob("*.py"), *FOLDER.glob("*.py")]:
-        text = path.read_text()
-        assert not re.search(banned, text), path
-        assert "def main(" not in text or '\nif __name__ == "__main__":\n    main()\n' in text, path
-
-
 def test_a_change_that_does_not_fit_is_refused(tmp_path):
     copy = Copy(tmp_path)
-    before = (tmp_path / DISCRETE).read_text()
     for old in ("no such text", "GAMMA"):
         with pytest.raises(ValueError, match="not once"):
             copy.change(DISCRETE, old, "GAMMA_")
@@ -60,9 +48,6 @@ def test_a_change_that_does_not_fit_is_refused(tmp_path):
     copy.change("utils.py", "    lnet.zero_grad()", "    gnet.zero_grad()")
     with pytest.raises(subprocess.CalledProcessError):
         copy.apply("mistakes/gradients.patch")
-    assert (tmp_path / DISCRETE).read_text() == before
-    copy.set_constants(DISCRETE, {"LR": 0.5, "MAX_GRAD_NORM": 40})
-    assert {"LR = 0.5", "MAX_GRAD_NORM = 40"} < set((tmp_path / DISCRETE).read_text().splitlines())
 
 
 @pytest.mark.parametrize("patch", PATCHES, ids=str)
@@ -76,8 +61,6 @@ def test_a_patch_fits_the_files_as_they_stand(tmp_path, patch):
     )
     for path in tmp_path.rglob("*.py"):
         compile(path.read_text(), path, "exec")
-    used = "".join(path.read_text() for path in FOLDER.glob("*.py"))
-    assert patch.name in used or f'"{patch.stem}"' in used or patch.stem in ("no_average", "leak")
     if patch.parent.name == "mistakes":
         assert f"(experiments/{patch})" in PAGES, "the README lacks a link to it"
         assert (FOLDER / patch).read_text().split("\n\n")[0].count(".") >= 2, "it tells nothing"
@@ -91,39 +74,20 @@ def test_the_code_is_what_learns(tmp_path, script):
     assert re.fullmatch("[0-9a-f]{12}", code)
     for learns, file, old, new in [
         (False, script, "  # S3: perform a_t\n", "  # act\n"),
-        (False, script, '        """Draw an action', '        """Return an action'),
         (False, script, "class Worker(mp.Process):\n", "class Worker(mp.Process):\n    # Here.\n"),
-        (False, script, "    begin = time", "    start = time"),
-        (False, "utils.py", "    S3 but for acting", "    All"),
         (False, "utils.py", "wait(running, timeout=1)", "wait(running, timeout=2)"),
         (True, script, "td.detach()", "td"),
         (True, script, "                ep_r += r\n", "                ep_r += 1\n"),
         (True, "utils.py", "std=0.1)", "std=0.2)"),
         (True, "utils.py", "+ gamma * v_s_", "+ 0.9 * v_s_"),
-        (True, "utils.py", "(np.int32, np.int64)", "(np.int64,)"),
         (True, "shared_adam.py", "fused=True", "fused=False"),
     ]:
         copy.change(file, old, new)
         before, code = code, code_of(script, tmp_path)
         assert (code != before) == learns, (old, new)
-    if script == "examples/atari.py":  # what makes the observations
-        for old, new in (("background) / 128", "background) / 64"), ("slice(34, ", "slice(30, ")):
-            copy.change(script, old, new)
-            before, code = code, code_of(script, tmp_path)
-            assert code != before, new
-
-
-def test_a_setting_is_constants_patch_and_code():
-    row = Row(range(2), {"GAMMA": 0.99, "BETAS": (0.9, 0.99)}, "mistakes/gradients.patch")
-    constants = row.setting()["constants"]
-    assert [constants[name] for name in ("GAMMA", "BETAS")] == [0.99, [0.9, 0.99]]
-    assert [constants[name] for name in ("N_WORKERS", "FALL_REWARD")] == [2, -1.0]
-    assert not {"SEED", "RENDER"} & set(constants) and len(constants) == 11
-    other = Row(range(2), {"ENV_NAME": "Acrobot-v1"}).setting()["constants"]
-    assert other["FALL_REWARD"] is None and other["LR"] == discrete_A3C.LR
-    assert row.setting()["code"] == code_of(DISCRETE)
-    removed, added = row.setting()["patch"]
-    assert removed.startswith("-    lnet.zero_grad()") and added.startswith("+    opt.zero_grad()")
+    if script == "examples/atari.py":
+        copy.change(script, "slice(34, ", "slice(30, ")
+        assert code_of(script, tmp_path) != code
 
 
 def test_what_is_missing_or_stale_is_measured(tmp_path, monkeypatch):
@@ -146,14 +110,11 @@ def test_what_is_missing_or_stale_is_measured(tmp_path, monkeypatch):
             assert list(lab.results(data, rows)) == ["a", "b", "a (older code)"]
         data = fill()
         assert measured == [("a", 1)], key
-    rows["b"] = Row(range(1), {"LR": 0.5})
-    fill()
-    assert measured == [("b", 0)]
     write = type(path).write_text
     monkeypatch.setattr(type(path), "write_text", lambda p, text: write(p, text[:9]) and 1 / 0)
     with pytest.raises(ZeroDivisionError):
         lab.keep(path, {})
-    assert json.loads(path.read_text())["b"]["0"]["constants"]["LR"] == 0.5  # whole
+    assert json.loads(path.read_text())["b"]["0"]["n"] == 7  # whole
 
 
 def shown(module):
@@ -172,23 +133,6 @@ def test_the_page_shows_what_was_measured(name):
     module = importlib.import_module(f"experiments.{name}")
     missing = [table for table in shown(module) if f"\n{table}\n" not in PAGES]
     assert not missing, "experiments/README.md lacks:\n" + "\n\n".join(missing)
-    if name == "cluster":
-        return
-    rows = {**module.ROWS, **getattr(module, "SOLVING", {})}
-    for row, results in json.loads(module.DATA.read_text()).items():
-        setting = rows[row].setting()
-        for seed, result in results.items():
-            if result["code"] == setting["code"]:
-                assert {key: result[key] for key in setting} == setting, (row, seed)
-
-
-def test_the_page_names_files_and_commands_that_are_there():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if link[0] != "#"]
-    modules = re.findall(r"`python -m ([\w.]+)", README)
-    assert len(links) > 5 and len(modules) > 4
-    files = [FOLDER / link for link in links]
-    files += [ROOT / f"{module.replace('.', '/')}.py" for module in modules]
-    assert [file for file in files if not file.is_file()] == []
 
 
 @pytest.mark.parametrize("script, max_ep", [(DISCRETE, 30), (CONTINUOUS, 3)])
@@ -199,8 +143,6 @@ def test_a_short_run_is_read_and_timed(script, max_ep):
     assert len(run.returns) == len(run.times) in (max_ep, max_ep + 1) and len(run.greedy) == 3
     if script == DISCRETE:  # the returns themselves, not their average
         assert all(r == int(r) and 8 <= r <= 200 for r in [*run.returns, *run.greedy])
-        assert run.returns.max() - run.returns.min() > 10
-    assert {worker for worker, _, _, _ in run.episodes} <= {"w00", "w01"}
     assert [number for _, number, _, _ in run.episodes] == list(range(1, len(run.times) + 1))
     assert 0 <= run.times[0] and run.times[-1] < 4.9 and all(np.diff(run.times) >= 0)
     assert run.rate > 10 and run.status == 0 and "v1.weight" in run.weights
@@ -212,8 +154,6 @@ def test_a_run_that_fails_or_prints_other_lines_is_an_error():
     other = (DISCRETE, "env steps/s", "steps each second")
     with pytest.raises(SystemExit, match="status 0, or other lines"):
         lab.run(DISCRETE, {"MAX_EP": 3, "N_WORKERS": 1}, [other])
-    with pytest.raises(ValueError, match="not once"):
-        lab.run(DISCRETE, {"MAX_EP": 3}, [("utils.py", "{global_ep_r.value:.2f}", "{0}")])
 
 
 def test_training_is_summed_up(monkeypatch):
@@ -228,14 +168,10 @@ def test_training_is_summed_up(monkeypatch):
     summary = {"solved": 198, "seconds": 19.7, "of all": 25.0, "average": average}
     summary.update({"last 100": 200.0, "greedy": 190.0, "curve": [10.0] * 4 + [200.0] * 6})
     assert learning.train(Row(range(1), {"MAX_EP": 250}), 0) == {**summary, "upright": 0.5}
-    summary.update({"solved": 100, "seconds": 9.9})  # -250 at once
-    assert learning.train(Row(range(1), {"MAX_EP": 250}, script=CONTINUOUS), 0) == summary
-    run.episodes = run.episodes[:100]
-    result = learning.train(Row(range(1), {"MAX_EP": 250}, script=CONTINUOUS), 0)
-    assert result["solved"] == 100
     run.episodes = [("w00", 0, 0, 194.0)] * 100
-    result = learning.train(Row(range(1), {"MAX_EP": 250}), 0)
-    assert (result["solved"], result["seconds"]) == (None, None)
+    for script, solved in ((DISCRETE, None), (CONTINUOUS, 100)):
+        row = Row(range(1), {"MAX_EP": 250}, script=script)
+        assert learning.train(row, 0)["solved"] == solved
 
 
 def test_cells():
@@ -250,21 +186,18 @@ def test_cells():
 
 
 STEP = 'opt.state[next(gnet.parameters())]["step"].item()'
+EACH = "    print('+', len(bs), done, lp.grad.item())\n"
 WATCHED = [  # prints of each update n, `done` and a gradient, and at the end Adam's step
-    (
-        "utils.py",
-        "    opt.step()  #",
-        "    print('+', len(bs), done, lp.grad.item())\n    opt.step() #",
-    ),
+    ("utils.py", "    opt.step()  #", f"{EACH}    opt.step()  #"),
     (DISCRETE, "    print_greedy(", f"    print('=', {STEP})\n    print_greedy("),
 ]
+SHORT = {"LR": 1e-9, "MAX_EP": 5, "N_WORKERS": 1}
 LIMIT = (DISCRETE, "gym.make(ENV_NAME,", "gym.make(ENV_NAME, max_episode_steps=4,")
 
 
 def updates(*changes):
     """Return what WATCHED prints of a short run."""
-    constants = {"LR": 1e-9, "MAX_EP": 5, "N_WORKERS": 1}
-    lines = lab.run(DISCRETE, constants, [*changes, *WATCHED]).lines
+    lines = lab.run(DISCRETE, SHORT, [*changes, *WATCHED]).lines
     sizes, done, gradients = zip(*(line.split()[1:] for line in lines if line.startswith("+ ")))
     step = [float(line[2:]) for line in lines if line.startswith("= ")]
     return list(map(int, sizes)), set(done), np.array(gradients, float), step
@@ -280,10 +213,8 @@ def test_the_mistakes_that_learn_wrongly():
     assert updates("mistakes/step.patch")[3] == [0]
     assert updates(LIMIT)[1] == {"False"}
     assert updates("mistakes/limit.patch", LIMIT)[1] == {"True"}
-    constants = {"LR": 1e-9, "MAX_EP": 5, "N_WORKERS": 1}
-    earned, reported = (
-        lab.run(DISCRETE, constants, p).returns for p in (None, "mistakes/leak.patch")
-    )
+    leak = "mistakes/leak.patch"
+    earned, reported = (lab.run(DISCRETE, SHORT, patch).returns for patch in (None, leak))
     assert max(earned) < 200 and list(earned - 2) == list(reported)
 
 
@@ -340,14 +271,14 @@ def test_an_average_of_zero_passes_for_none(tmp_path):
     assert averages == [1.0, 100.0]
 
 
-def policy(weights, limit):
-    """Return one that pushes to the right where `weights` times the state are > `limit`."""
+class Policy:
+    """Pushes to the right where `weights` times the state are more than `limit`."""
 
-    def choose_action(s, greedy):
-        assert greedy
-        return int((s[0] * torch.tensor(weights)).sum() > limit)
+    def __init__(self, weights, limit):
+        self.weights, self.limit = torch.tensor(weights), limit
 
-    return SimpleNamespace(choose_action=choose_action)
+    def choose_action(self, s, greedy):
+        return int((s[0] * self.weights).sum() > self.limit)
 
 
 def test_a_policy_is_played_on_until_it_falls_leaves_the_track_or_stays_upright():
@@ -356,7 +287,7 @@ def test_a_policy_is_played_on_until_it_falls_leaves_the_track_or_stays_upright(
         ([0.05, 0.1, 1.0, 0.5], 0.0, "upright"),
         ([0.0, 0.0, 1.0, 0.5], 0.05, "left the track"),  # it follows a pole that leans
     ]:
-        shares = learning.play_on(policy(weights, limit), 3, 1000)
+        shares = learning.play_on(Policy(weights, limit), 3, 1000)
         assert shares.pop(end) == 1 and list(shares.values()) == [0, 0]
 
 

@@ -28,14 +28,17 @@ def test_the_readme_is_short():
     assert len(README.splitlines()) <= 240
 
 
-def test_every_picture_and_link_is_there():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
+@pytest.mark.parametrize("page", ["README.md", "experiments/README.md"])
+def test_every_picture_and_link_is_there(page):
+    path = ROOT / page
+    links = re.findall(r"\]\((?!http)([^)]+)\)", path.read_text())
     assert len(links) > 5
     for link in links:
         file, _, anchor = link.partition("#")
-        assert (ROOT / file).is_file(), link
+        target = path.parent / file if file else path
+        assert target.is_file(), link
         if anchor:
-            titles = re.findall(r"^#+ (.*)$", (ROOT / file).read_text(), re.MULTILINE)
+            titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
             anchors = [re.sub(r"[^\w-]", "", t.lower().replace(" ", "-")) for t in titles]
             assert anchor in anchors, link
 
@@ -121,6 +124,9 @@ def test_the_code_marks_each_step_of_algorithm_s3_once_in_the_words_of_the_readm
     assert sorted(marked) == sorted(told)
 
 
-@pytest.mark.parametrize("name", re.findall(r"python -m (examples\.\w+)", README))
-def test_every_example_exists(name):
-    assert (ROOT / f"{name.replace('.', '/')}.py").is_file()
+@pytest.mark.parametrize("page", ["README.md", "experiments/README.md"])
+def test_every_program_is_there(page):
+    programs = re.findall(r"python -m\s+((?:examples|experiments)\.\w+)", (ROOT / page).read_text())
+    assert len(programs) > 4
+    for program in programs:
+        assert (ROOT / f"{program.replace('.', '/')}.py").is_file(), program
