@@ -26,10 +26,10 @@ from utils import show_picture, v_wrap
 ENV_NAME = "CatchPixels"  # of the files in results/
 UPDATE_GLOBAL_ITER = 10  # n, the steps between two updates
 GAMMA = 0.99  # discount factor
-MAX_EP = 10000  # episodes of all workers together; those under way at the end come on top
+MAX_EP = 6000  # episodes of all workers together; those under way at the end come on top
 LR = 1e-3  # learning rate of Adam at the start; it falls to 0 over the run
 BETAS = (0.92, 0.999)  # decay rates of Adam's two averages
-ENTROPY_BETA = 0.01  # weight of the entropy bonus (section 4 of the paper, not in S3)
+ENTROPY_BETA = 0.1  # weight of the entropy bonus (section 4 of the paper): high, to try all columns
 MAX_GRAD_NORM = None  # or a number, such as 40: a longer gradient is scaled down to this L2 norm
 REWARD_SCALE = 1.0  # rewards are divided by this to learn from
 N_WORKERS = mp.cpu_count()  # processes, ideally one for each core
