@@ -29,11 +29,13 @@ GREEDY_GAMES = 20
 RANDOM = 0.01  # share of random actions in a greedy game: without them all games are the same one
 SCRIPT = "examples/atari.py"
 BREAKOUT = {"ENV_NAME": "ALE/Breakout-v5", "MAX_EP": 6000}
+SHARP = {**BREAKOUT, "ENTROPY_BETA": 0.001, "MAX_EP": 3000}
 INVADERS = {"ENV_NAME": "ALE/SpaceInvaders-v5", "MAX_EP": 3000}
 ROWS = {
     "Pong": Row(range(3), script=SCRIPT),
     "Pong, not centred": Row(range(1), {"MAX_EP": 2000}, "variants/not_centred.patch", SCRIPT),
     "Breakout": Row(range(3), BREAKOUT, script=SCRIPT),
+    "Breakout, `ENTROPY_BETA = 0.001`": Row(range(3), SHARP, script=SCRIPT),
     "Space Invaders": Row(range(1), INVADERS, script=SCRIPT),
 }
 
