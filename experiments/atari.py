@@ -1,10 +1,9 @@
 """Learn Atari games, and draw the curves. Run: python -m experiments.atari
 
 Each run is examples/atari.py with other constants or a patch. What it gave is kept in atari.json,
-its weights in results/; it is run again only with other constants or code. Pong takes 20 to 40
-minutes on 2 cores, other games an hour or two, and seconds count only with nothing beside: Ctrl-Z
-pauses a run, and its clock. At the end it prints the table of experiments/README.md and draws
-pong.png and pong.gif. Needs gymnasium and ale-py. Some rows alone: python -m experiments.atari Pong
+and run again only with other constants or code. A run takes 20 to 40 minutes on 2 cores, with
+nothing beside: Ctrl-Z pauses it, and its clock. At the end it prints the table of experiments/
+README.md and draws pong.png and pong.gif. Some rows alone: python -m experiments.atari Pong
 """
 
 import sys
