@@ -168,7 +168,9 @@ def test_a_worker_that_dies_starts_again_and_ctrl_c_saves(copy, start):
     run.wait_for_episode(now + 20)
     os.killpg(run.process.pid, signal.SIGINT)
     status, stdout, stderr = run.end()
-    assert status == 130 and "Saving ..." in stdout and not stderr
+    assert status == 130 and "Saving ..." in stdout
+    # Ctrl-C reaches Ray's processes too: one that ends first may leave this line, now and then.
+    assert not [line for line in stderr if "Failed to push error to driver" not in line]
     assert copy.saved() == FILES
 
 
