@@ -174,7 +174,7 @@ CONSTANTS = {  # name: what to use, and whether x is that
     "LR": ("a number above 0, at most 1", lambda x: is_number(x) and 0 < x <= 1),
     "BETAS": ("two numbers from 0.0 to below 1.0, such as (0.92, 0.999)", are_betas),
     "ENTROPY_BETA": ("a number from 0 on", lambda x: is_number(x) and x >= 0),
-    "MAX_GRAD_NORM": ("a number above 0, or None", lambda x: x is None or is_number(x) and x > 0),
+    "MAX_GRAD_NORM": ("a number above 0, or None", lambda x: x is None or (is_number(x) and x > 0)),
     "REWARD_SCALE": ("a number above 0", lambda x: is_number(x) and x > 0),
     "FALL_REWARD": ("a number, or None", lambda x: x is None or is_number(x)),
     "N_WORKERS": ("a whole number from 1 on", lambda x: is_whole(x) and x >= 1),
