@@ -139,7 +139,8 @@ class Server:
         # Annealed to 0 as in the paper's experiments (its supplement); S3 does not say so.
         self.opt.param_groups[0]["lr"] = LR * max(0.0, 1.0 - len(self.episodes) / MAX_EP)
         for p, gradient in zip(self.gnet.parameters(), gradients):
-            p.grad = torch.tensor(gradient)
+            # Laid out in memory as p: the fused Adam takes both for alike.
+            p.grad = torch.empty_like(p.data).copy_(torch.tensor(gradient))
         self.opt.step()  # S3: asynchronous update
         return self.weights()
 

@@ -76,6 +76,17 @@ def test_the_server_counts_averages_and_anneals(server, monkeypatch):
     assert server.opt.param_groups[0]["lr"] == pytest.approx(cluster.LR / 4)
 
 
+def test_a_gradient_is_laid_out_as_its_weight(server):
+    weight = server.gnet.pi1.weight
+    weight.data = weight.data.t().contiguous().t()  # columns first, as channels_last does
+    server.opt = cluster.SharedAdam(server.gnet.parameters())
+    before = weight.detach().clone()
+    gradients = [np.zeros(p.shape, np.float32) for p in server.gnet.parameters()]
+    gradients[0] = np.random.default_rng(0).normal(size=weight.shape).astype(np.float32)
+    server.update(gradients)
+    assert torch.equal((before - weight).sign(), torch.tensor(gradients[0]).sign())
+
+
 class Run:
     """A run of the copy on Ray, whose lines are read as they come."""
 
