@@ -318,7 +318,7 @@ def print_greedy(net, env, seed, before):
     spread = f"{min(returns):.1f} to {max(returns):.1f}"
     print(f"Greedy policy: mean return {before:.1f} before, {after:.1f} after ({spread})")
     if after <= before:
-        print("It is no better than before: train longer, or turn down LR.")
+        print("It is no better than before: train longer, or turn down LR (unless it is perfect).")
 
 
 def new_run(env_name):

@@ -238,7 +238,8 @@ if __name__ == "__main__":
             f"{SEED = }"
         )
         saved = save_results(gnet, res, ENV_NAME, title, run=run)
-        print_progress(global_step.value, seconds)
+        # Without its lock, which a worker may have held when it was killed.
+        print_progress(global_step.get_obj().value, seconds)
     # All greedy games are the same one; it may wait for a start button until 10000 steps are over.
     score = evaluate(gnet, make_env(), SEED, episodes=1)
     print(f"Greedy policy: return {score:.0f} in one game (no action of it sticky)")

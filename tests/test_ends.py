@@ -403,7 +403,7 @@ def test_the_greedy_policy_is_compared_with_itself_before_training(before, bette
     line, *more = capsys.readouterr().out.splitlines()
     assert line == f"Greedy policy: mean return {before} before, 12.5 after (8.0 to 17.0)"
     assert env.seeds == list(range(8, 18))
-    no_better = "It is no better than before: train longer, or turn down LR."
+    no_better = "It is no better than before: train longer, or turn down LR (unless it is perfect)."
     assert more == ([] if better else [no_better])
 
 
