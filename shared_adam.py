@@ -6,10 +6,9 @@ import torch
 class SharedAdam(torch.optim.Adam):
     """Adam whose whole state lies in shared memory: all workers update it, without locks.
 
-    Unlike torch.optim.Adam's, the state exists from the start, `betas` are (0.9, 0.99) as in the
-    tutorial, and a step is one fused operation, for which a weight and its gradient must lie alike
-    in memory (both networks channels_last, or neither). The paper itself (section 4) uses RMSProp
-    with shared statistics, without momentum.
+    Unlike torch.optim.Adam's, the state exists from the start, `betas` are the tutorial's, and a
+    step is fused: make both networks channels_last or neither, as it checks no memory layout. The
+    paper itself (section 4) uses RMSProp with shared statistics, without momentum.
     """
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0):

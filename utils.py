@@ -161,6 +161,16 @@ def is_number(x):
     return isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x)
 
 
+def is_norm(x):
+    if x is None:
+        return True
+    return is_number(x) and x > 0
+
+
+def is_reward(x):
+    return x is None or is_number(x)
+
+
 def are_betas(x):
     # PyTorch takes no whole numbers here.
     return np.shape(x) == (2,) and all(isinstance(b, float) and 0 <= b < 1 for b in x)
@@ -174,9 +184,9 @@ CONSTANTS = {  # name: what to use, and whether x is that
     "LR": ("a number above 0, at most 1", lambda x: is_number(x) and 0 < x <= 1),
     "BETAS": ("two numbers from 0.0 to below 1.0, such as (0.92, 0.999)", are_betas),
     "ENTROPY_BETA": ("a number from 0 on", lambda x: is_number(x) and x >= 0),
-    "MAX_GRAD_NORM": ("a number above 0, or None", lambda x: x is None or (is_number(x) and x > 0)),
+    "MAX_GRAD_NORM": ("a number above 0, or None", is_norm),
     "REWARD_SCALE": ("a number above 0", lambda x: is_number(x) and x > 0),
-    "FALL_REWARD": ("a number, or None", lambda x: x is None or is_number(x)),
+    "FALL_REWARD": ("a number, or None", is_reward),
     "N_WORKERS": ("a whole number from 1 on", lambda x: is_whole(x) and x >= 1),
     "SEED": ("a whole number from 0 to 2**63 - 1", lambda x: is_whole(x) and 0 <= x < 2**63),
     "RENDER": ("True or False", lambda x: isinstance(x, bool)),
