@@ -21,9 +21,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from shared_adam import SharedAdam
-from utils import check_constants, check_env, check_finite, evaluate, follow_parent, print_greedy
-from utils import push_and_pull, record, run_workers, save_results, seed_all, set_init
-from utils import show_picture, v_wrap
+from utils import check_constants, check_env, check_finite, check_shapes, evaluate, follow_parent
+from utils import print_greedy, push_and_pull, record, run_workers, save_results, seed_all
+from utils import set_init, show_picture, v_wrap
 
 ENV_NAME = "Pendulum-v1"
 UPDATE_GLOBAL_ITER = 20  # n, the steps between two updates
@@ -94,11 +94,10 @@ class Net(nn.Module):
     def loss_func(self, s, a, v_t):
         """Return the scalar loss of states (n, s_dim), actions (n, ...) and returns (n, 1)."""
         mu, sigma, values = self.forward(s)
-        if values.shape != v_t.shape:
-            raise ValueError(f"States {tuple(s.shape)}: give states (n, s_dim), one row a step.")
+        m = self.distribution(mu, sigma, validate_args=False)
+        check_shapes(s, a, v_t, values, m)
         td = v_t - values  # the advantage
         c_loss = td.pow(2).sum()  # S3: accumulate gradients, critic
-        m = self.distribution(mu, sigma, validate_args=False)
         log_prob = m.log_prob(a).view(len(a), -1)
         a_loss = -(log_prob * td.detach()).sum()  # S3: accumulate gradients, actor
         return c_loss + a_loss - ENTROPY_BETA * m.entropy().sum()
@@ -151,9 +150,10 @@ class Worker(mp.Process):
 if __name__ == "__main__":
     check_constants(globals())
     env = check_env(ENV_NAME, make_env, gym.spaces.Box)
+    threshold = env.spec.reward_threshold if env.spec else None  # of the picture's dashed line
     seed_all(SEED)
     gnet = Net(N_S, N_A).share_memory()  # the global network
-    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # the global optimizer
+    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # the global optimizer; run sets its lr
     global_ep, global_ep_r, res_queue = mp.Value("i", 0), mp.Value("d", 0.0), mp.SimpleQueue()
     workers = [Worker(gnet, opt, global_ep, global_ep_r, res_queue, i) for i in range(N_WORKERS)]
     before = evaluate(gnet, env, SEED)
@@ -168,7 +168,7 @@ if __name__ == "__main__":
             f"{ENTROPY_BETA = }, {MAX_GRAD_NORM = }, {REWARD_SCALE = }, "
             f"{N_WORKERS = }, {SEED = }"
         )
-        saved = save_results(gnet, res, ENV_NAME, title, env.spec.reward_threshold)
+        saved = save_results(gnet, res, ENV_NAME, title, threshold)
         steps = sum(worker.n_steps.value for worker in workers)
         print(f"{len(res)} episodes in {seconds:.1f} s, {steps / seconds:.0f} env steps/s")
     print_greedy(gnet, env, SEED, before)

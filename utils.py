@@ -1,7 +1,7 @@
 """What both scripts share. S3 is the box "Algorithm S3" of Mnih et al. 2016 (arXiv:1602.01783).
 
 A3C itself (read it with the tutorial): v_wrap, set_init, push_and_pull, actions_to_tensor, record
-What comes from outside: as_number, check_finite
+What comes from outside: as_number, check_shapes, check_finite
 Before a run: check_constants, check_env, seed_all
 During a run (why nothing hangs): follow_parent, run_workers
 After a run: evaluate, print_greedy, new_run, save_results, load_weights, show_picture
@@ -51,8 +51,9 @@ def push_and_pull(opt, lnet, gnet, done, s_, bs, ba, br, gamma, *, max_grad_norm
     S3 but for acting (tutorial: "Training Loop").
 
     opt            optimizer of the global network's parameters
-    lnet, gnet     local and global network; lnet.loss_func gets observations (n, ...), actions as
-                   actions_to_tensor returns them, and returns (n, 1)
+    lnet, gnet     local and global network, whose last output is the values (n, 1);
+                   lnet.loss_func gets observations (n, ...), actions as actions_to_tensor returns
+                   them, and returns (n, 1)
     done           whether `s_` is terminal; at a time limit it is not
     s_             the observation after the n steps (without a batch axis)
     bs, ba, br     lists of n observations, n actions, n rewards
@@ -111,7 +112,8 @@ def actions_to_tensor(ba):
 def record(global_ep, global_ep_r, ep_r, res_queue, name):
     """Count an episode of return `ep_r`; queue and print the moving average of all returns.
 
-    To continue a run, restore `global_ep` and `global_ep_r`: above episode 0 the average goes on.
+    To continue a run, restore `global_ep` and `global_ep_r`, and raise MAX_EP: above episode 0 the
+    average goes on. (The .csv of save_results counts from 1 again.)
     """
     ep_r = as_number(ep_r)
     with global_ep.get_lock():  # one lock for both, so that they agree
@@ -132,6 +134,24 @@ def as_number(r):
     return float(a.item())
 
 
+def check_shapes(s, a, v_t, values, m):
+    """Raise a ValueError where the loss would broadcast, which makes it wrong without a word.
+
+    The `values` of states `s` must have the shape of the returns `v_t`, (n, 1); and the policy `m`,
+    a distribution, must score each of the actions `a` once.
+    """
+    if values.shape != v_t.shape:
+        raise ValueError(
+            f"States {tuple(s.shape)} have values {tuple(values.shape)}, not {tuple(v_t.shape)}: "
+            "give states (n, s_dim), one row a step, and let forward return values (n, 1)."
+        )
+    if a.shape != m.batch_shape + m.event_shape:
+        raise ValueError(
+            f"Actions {tuple(a.shape)}, but the policy scores {tuple(m.batch_shape)}: let "
+            "choose_action return a number for one choice, or an array of as many as there are."
+        )
+
+
 def check_finite(what, value, net, s, br=()):
     """Raise a FloatingPointError if `value`, a number, is not finite, and say where to look.
 
@@ -140,7 +160,7 @@ def check_finite(what, value, net, s, br=()):
     if math.isfinite(value):
         return
     weights = torch.cat([p.detach().abs().flatten() for p in net.parameters()]).max().item()
-    far_s = [x for x in s.flatten().tolist() if not abs(x) < 1e15]  # its square is nearly inf
+    far_s = [x for x in s.flatten().tolist() if not abs(x) < 1e15]  # squared, near float32's end
     far_r = [as_number(r) for r in br if not abs(as_number(r)) < 1e15]
     if far_s:
         where = f"an observation holds {far_s[0]}. Look at the environment."
@@ -353,7 +373,7 @@ def save_results(net, res, env_name, title, threshold=None, run=None):
     """Save a run in results/: weights (.pt), returns (.csv) and a picture of them (.png).
 
     `res` lists the moving averages; without any, nothing is saved. `title` tells the constants;
-    `run` is the path of new_run, which is called if it is None. Ctrl-C waits until all is saved.
+    `run` is the path of new_run, which is called if it is None. Ctrl-C has no effect meanwhile.
     Returns whether it worked.
     """
     answer_ctrl_c(signal.SIG_IGN)
@@ -408,7 +428,7 @@ def write_whole(path, data):
 
 
 def draw(returns, averages, title, threshold):
-    """Return a figure of the returns, faint, and their moving averages; again and again one."""
+    """Return the figure, always the same one, of the returns, faint, and their moving averages."""
     try:
         fig, ax = plt.subplots(figsize=(11, 6), num="A3C", clear=True)
     except Exception:  # the display is gone: each window toolkit raises an error of its own

@@ -1,12 +1,12 @@
 """A3C from pixels: any Atari game. Run: pip install gymnasium ale-py && python -m examples.atari
 
 Pong takes 20 to 40 minutes; ENV_NAME names another game, such as "ALE/Breakout-v5" or
-"ALE/SpaceInvaders-v5". The loss and Algorithm S3 are those of discrete_A3C.py, push_and_pull and
-SharedAdam too. What the games change: the screen becomes four small frames with a background of 0,
-actor and critic share their first layers, rewards are learned by their sign, a lost life ends the
-return, and the weights are saved every few minutes. No action is sticky here, where v5 of the games
-repeats one in four: scores with and without are not comparable. To make it yours, copy this file
-beside utils.py and shared_adam.py.
+"ALE/SpaceInvaders-v5". Algorithm S3 is that of discrete_A3C.py, and so are push_and_pull and
+SharedAdam. What the games change: the screen becomes four small frames with a background of 0,
+actor and critic share their first layers (so the critic's loss has a weight), rewards are learned
+by their sign, a lost life ends the return, and the weights are saved every few minutes. No action
+is sticky here, where v5 of the games repeats one in four: scores with and without are not
+comparable. To make it yours, copy this file beside utils.py and shared_adam.py.
 """
 
 import os
@@ -26,9 +26,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from shared_adam import SharedAdam
-from utils import check_constants, check_finite, evaluate, follow_parent, load_weights, new_run
-from utils import push_and_pull, record, run_workers, save_results, save_weights, seed_all, set_init
-from utils import show_picture, v_wrap
+from utils import check_constants, check_finite, check_shapes, evaluate, follow_parent
+from utils import load_weights, new_run, push_and_pull, record, run_workers, save_results
+from utils import save_weights, seed_all, set_init, show_picture, v_wrap
 
 try:
     import ale_py
@@ -86,9 +86,11 @@ def make_env(render=False):
 
 def shapes():
     """Return the shape of a state of ENV_NAME and its number of actions; None, None: no game."""
+    if not str(ENV_NAME).startswith("ALE/"):
+        return None, None
     try:
         env = make_env()
-    except Exception:  # main says what is wrong with ENV_NAME
+    except gym.error.Error:  # main says what is wrong with ENV_NAME
         return None, None
     env.close()  # each worker makes its own
     return env.observation_space.shape, int(env.action_space.n)
@@ -139,9 +141,10 @@ class Net(nn.Module):
     def loss_func(self, s, a, v_t):
         """Return the scalar loss of states (n, 4, 80, 80), actions (n,) and returns (n, 1)."""
         logits, values = self.forward(s)
+        m = self.distribution(logits=logits, validate_args=False)
+        check_shapes(s, a, v_t, values, m)
         td = v_t - values  # the advantage
         c_loss = td.pow(2).sum()  # S3: accumulate gradients, critic
-        m = self.distribution(logits=logits, validate_args=False)
         log_prob = m.log_prob(a).view(len(a), -1)
         a_loss = -(log_prob * td.detach()).sum()  # S3: accumulate gradients, actor
         return VALUE_WEIGHT * c_loss + a_loss - ENTROPY_BETA * m.entropy().sum()
@@ -152,7 +155,8 @@ class Worker(mp.Process):
 
     Rewards are learned by their `sign`. A `lost_life` ends the return as `terminated` does: `reset`
     and `step` tell the `lives` in `info`. Not `n_steps` but `g_step` counts, for all workers. w00
-    tells the time (`now`, `start`), and its weights are `saved` as `g_run`'s every SAVE_MINUTES.
+    tells the time (`now`, `start`), and every SAVE_MINUTES the global weights are `saved` as
+    `g_run`'s.
     """
 
     def __init__(self, gnet, opt, global_ep, global_ep_r, res_queue, name, g_step, g_run):
@@ -212,7 +216,7 @@ def print_progress(steps, seconds):
 
 if __name__ == "__main__":
     check_constants(globals())
-    if N_S is None or not ENV_NAME.startswith("ALE/"):
+    if N_S is None:
         sys.exit(f'ENV_NAME = {ENV_NAME!r}: no such game; use a name such as "ALE/Pong-v5".')
     if CONTINUE_FROM is not None and game_of(CONTINUE_FROM) not in (None, ENV_NAME):
         sys.exit(f"CONTINUE_FROM = {CONTINUE_FROM!r}: these are no weights of {ENV_NAME}.")
@@ -221,7 +225,7 @@ if __name__ == "__main__":
     if CONTINUE_FROM is not None:
         load_weights(gnet, CONTINUE_FROM)
         print(f"Continuing from {CONTINUE_FROM}; games and Adam's averages start anew")
-    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # the global optimizer
+    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # the global optimizer; run sets its lr
     global_ep, global_ep_r, res_queue = mp.Value("i", 0), mp.Value("d", 0.0), mp.SimpleQueue()
     shared = [gnet, opt, global_ep, global_ep_r, res_queue]
     global_step, run = mp.Value("q", 0), new_run(ENV_NAME)

@@ -1,8 +1,9 @@
 """Your own environment, learned by A3C: catch a falling ball. Run: python -m examples.catch
 
 To make it yours, copy this file beside utils.py and shared_adam.py, and rewrite Catch: its two
-spaces, reset() and step(). Net, Worker and main are those of discrete_A3C.py. (That script learns
-Catch too: ENV_NAME = "examples.catch:Catch-v0". With Gymnasium, import that here as well.)
+spaces, reset() and step(). Net is that of discrete_A3C.py, and so are Worker and main, but for what
+is CartPole's or Gym's. (That script learns Catch too: ENV_NAME = "examples.catch:Catch-v0". With
+Gymnasium, import that here as well.)
 """
 
 import os
@@ -19,9 +20,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from shared_adam import SharedAdam
-from utils import check_constants, check_finite, evaluate, follow_parent, print_greedy
-from utils import push_and_pull, record, run_workers, save_results, seed_all, set_init
-from utils import show_picture, v_wrap
+from utils import check_constants, check_finite, check_shapes, evaluate, follow_parent
+from utils import print_greedy, push_and_pull, record, run_workers, save_results, seed_all
+from utils import set_init, show_picture, v_wrap
 
 ENV_NAME = "Catch"  # of the files in results/
 UPDATE_GLOBAL_ITER = 10  # n, the steps between two updates
@@ -34,7 +35,6 @@ MAX_GRAD_NORM = None  # or a number, such as 40: a longer gradient is scaled dow
 REWARD_SCALE = 1.0  # rewards are divided by this to learn from
 N_WORKERS = mp.cpu_count()  # processes, ideally one for each core
 SEED = 2  # of all random numbers
-N_S, N_A = 64, 3
 
 
 class Catch(gym.Env):
@@ -82,6 +82,10 @@ def make_env(render=False):
     return Catch("rgb_array" if render else None)
 
 
+env = make_env()
+N_S, N_A = env.observation_space.shape[0], int(env.action_space.n)
+
+
 class Net(nn.Module):
     """Actor and critic of states (n, s_dim) (tutorial: "Neural Network Architecture")."""
 
@@ -115,11 +119,10 @@ class Net(nn.Module):
     def loss_func(self, s, a, v_t):
         """Return the scalar loss of states (n, s_dim), actions (n, ...) and returns (n, 1)."""
         logits, values = self.forward(s)
-        if values.shape != v_t.shape:
-            raise ValueError(f"States {tuple(s.shape)}: give states (n, s_dim), one row a step.")
+        m = self.distribution(logits=logits, validate_args=False)
+        check_shapes(s, a, v_t, values, m)
         td = v_t - values  # the advantage
         c_loss = td.pow(2).sum()  # S3: accumulate gradients, critic
-        m = self.distribution(logits=logits, validate_args=False)
         log_prob = m.log_prob(a).view(len(a), -1)
         a_loss = -(log_prob * td.detach()).sum()  # S3: accumulate gradients, actor
         return c_loss + a_loss - ENTROPY_BETA * m.entropy().sum()
@@ -173,7 +176,7 @@ if __name__ == "__main__":
     env = make_env()
     seed_all(SEED)
     gnet = Net(N_S, N_A).share_memory()  # the global network
-    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # the global optimizer
+    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # the global optimizer; run sets its lr
     global_ep, global_ep_r, res_queue = mp.Value("i", 0), mp.Value("d", 0.0), mp.SimpleQueue()
     workers = [Worker(gnet, opt, global_ep, global_ep_r, res_queue, i) for i in range(N_WORKERS)]
     before = evaluate(gnet, env, SEED)

@@ -19,9 +19,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from shared_adam import SharedAdam
-from utils import check_constants, check_finite, evaluate, follow_parent, print_greedy
-from utils import push_and_pull, record, run_workers, save_results, seed_all, set_init
-from utils import show_picture, v_wrap
+from utils import check_constants, check_finite, check_shapes, evaluate, follow_parent
+from utils import print_greedy, push_and_pull, record, run_workers, save_results, seed_all
+from utils import set_init, show_picture, v_wrap
 
 ENV_NAME = "CatchPixels"  # of the files in results/
 UPDATE_GLOBAL_ITER = 10  # n, the steps between two updates
@@ -34,7 +34,6 @@ MAX_GRAD_NORM = None  # or a number, such as 40: a longer gradient is scaled dow
 REWARD_SCALE = 1.0  # rewards are divided by this to learn from
 N_WORKERS = mp.cpu_count()  # processes, ideally one for each core
 SEED = 2  # of all random numbers
-N_S, N_A = (1, 80, 80), 3
 
 
 class PixelCatch(gym.Env):
@@ -78,6 +77,10 @@ def make_env(render=False):
     return PixelCatch("rgb_array" if render else None)
 
 
+env = make_env()
+N_S, N_A = env.observation_space.shape, int(env.action_space.n)
+
+
 class Net(nn.Module):
     """Actor and critic of images (n, *s_dim), on the paper's two convolutions."""
 
@@ -116,9 +119,10 @@ class Net(nn.Module):
     def loss_func(self, s, a, v_t):
         """Return the scalar loss of images (n, *s_dim), actions (n,) and returns (n, 1)."""
         logits, values = self.forward(s)
+        m = self.distribution(logits=logits, validate_args=False)
+        check_shapes(s, a, v_t, values, m)
         td = v_t - values  # the advantage
         c_loss = td.pow(2).sum()  # S3: accumulate gradients, critic
-        m = self.distribution(logits=logits, validate_args=False)
         log_prob = m.log_prob(a).view(len(a), -1)
         a_loss = -(log_prob * td.detach()).sum()  # S3: accumulate gradients, actor
         return c_loss + a_loss - ENTROPY_BETA * m.entropy().sum()
@@ -172,7 +176,7 @@ if __name__ == "__main__":
     env = make_env()
     seed_all(SEED)
     gnet = Net(N_S, N_A).share_memory()  # the global network
-    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # the global optimizer
+    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # the global optimizer; run sets its lr
     global_ep, global_ep_r, res_queue = mp.Value("i", 0), mp.Value("d", 0.0), mp.SimpleQueue()
     workers = [Worker(gnet, opt, global_ep, global_ep_r, res_queue, i) for i in range(N_WORKERS)]
     before = evaluate(gnet, env, SEED)

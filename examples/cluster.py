@@ -2,8 +2,9 @@
 
 Shared memory ends where a machine ends. So the global network lies in a process of its own, the
 parameter server: workers send it their gradients, and it sends back its weights. push_and_pull and
-Net stay as they are, and so does the loop of Worker. To make it yours, copy this file beside
-utils.py and shared_adam.py.
+Net stay as they are, and so does the loop of Worker. What a worker prints is not shown, and buffers
+of Net, such as BatchNorm's, are not learned. To make it yours, copy this file beside utils.py and
+shared_adam.py.
 
 On a cluster, each machine needs the packages of requirements.txt and ray. Start Ray on them, let
 ADDRESS below be "auto", and run this file on the first:
@@ -30,9 +31,9 @@ import torch.nn.functional as F
 import shared_adam
 import utils
 from shared_adam import SharedAdam
-from utils import answer_ctrl_c, as_number, check_constants, check_env, check_finite, evaluate
-from utils import print_greedy, push_and_pull, save_results, seed_all, set_init, show_picture
-from utils import v_wrap
+from utils import answer_ctrl_c, as_number, check_constants, check_env, check_finite, check_shapes
+from utils import evaluate, print_greedy, push_and_pull, save_results, seed_all, set_init
+from utils import show_picture, v_wrap
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # or Ray warns about it
@@ -110,11 +111,10 @@ class Net(nn.Module):
     def loss_func(self, s, a, v_t):
         """Return the scalar loss of states (n, s_dim), actions (n, ...) and returns (n, 1)."""
         logits, values = self.forward(s)
-        if values.shape != v_t.shape:
-            raise ValueError(f"States {tuple(s.shape)}: give states (n, s_dim), one row a step.")
+        m = self.distribution(logits=logits, validate_args=False)
+        check_shapes(s, a, v_t, values, m)
         td = v_t - values  # the advantage
         c_loss = td.pow(2).sum()  # S3: accumulate gradients, critic
-        m = self.distribution(logits=logits, validate_args=False)
         log_prob = m.log_prob(a).view(len(a), -1)
         a_loss = -(log_prob * td.detach()).sum()  # S3: accumulate gradients, actor
         return c_loss + a_loss - ENTROPY_BETA * m.entropy().sum()
@@ -139,8 +139,10 @@ class Server:
         # Annealed to 0 as in the paper's experiments (its supplement); S3 does not say so.
         self.opt.param_groups[0]["lr"] = LR * max(0.0, 1.0 - len(self.episodes) / MAX_EP)
         for p, gradient in zip(self.gnet.parameters(), gradients):
-            # Laid out in memory as p: the fused Adam takes both for alike.
-            p.grad = torch.empty_like(p.data).copy_(torch.tensor(gradient))
+            p.grad = None  # it stays so where forward does not use p
+            if gradient is not None:
+                # Laid out in memory as p: the fused Adam takes both for alike.
+                p.grad = torch.empty_like(p.data).copy_(torch.tensor(gradient))
         self.opt.step()  # S3: asynchronous update
         return self.weights()
 
@@ -165,7 +167,8 @@ class RemoteAdam:
         self.server, self.gnet = server, gnet
 
     def step(self):
-        gradients = [p.grad.numpy() for p in self.gnet.parameters()]
+        gradients = [p.grad for p in self.gnet.parameters()]
+        gradients = [None if gradient is None else gradient.numpy() for gradient in gradients]
         load_arrays(self.gnet, ray.get(self.server.update.remote(gradients)))
 
 
@@ -277,6 +280,7 @@ def learn(gnet, res):
 if __name__ == "__main__":
     check_constants(globals())
     env = check_env(ENV_NAME, make_env, gym.spaces.Discrete)
+    threshold = env.spec.reward_threshold if env.spec else None  # of the picture's dashed line
     seed_all(SEED)
     gnet = Net(N_S, N_A)  # a copy of the server's network
     before = evaluate(gnet, env, SEED)
@@ -292,7 +296,7 @@ if __name__ == "__main__":
             f"{FALL_REWARD = }, "
             f"{N_WORKERS = }, {SEED = }"
         )
-        saved = save_results(gnet, res, ENV_NAME, title, env.spec.reward_threshold)
+        saved = save_results(gnet, res, ENV_NAME, title, threshold)
     print(f"{len(res)} episodes in {seconds:.1f} s, {n_steps / seconds:.0f} env steps/s")
     print_greedy(gnet, env, SEED, before)
     show_picture()

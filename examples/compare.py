@@ -3,6 +3,7 @@
 Each line is labelled by the constants in which the runs differ.
 """
 
+import glob
 import re
 import sys
 from pathlib import Path
@@ -18,8 +19,8 @@ PICTURE = "results/compare.png"
 
 def find_runs(runs):
     """Return the paths of `runs`, a pattern or a list, the lowest number first."""
-    paths = Path().glob(runs) if isinstance(runs, str) else [Path(run) for run in runs]
-    return sorted(paths, key=lambda path: (len(path.name), path.name))
+    paths = glob.glob(runs) if isinstance(runs, str) else runs
+    return sorted(map(Path, paths), key=lambda path: (len(path.name), path.name))
 
 
 def read_run(path):

@@ -38,7 +38,7 @@ class Shown:
         return self.env.reset(seed=seed)
 
     def step(self, a):
-        if isinstance(a, np.ndarray):
+        if isinstance(a, np.ndarray) and a.dtype == np.float32:
             a = a.astype("float64")  # gym's Pendulum can't draw a float32
         if self.env.render_mode == "rgb_array" and self.steps % EVERY == 0:
             frame = Image.fromarray(self.env.render())
@@ -48,7 +48,7 @@ class Shown:
         return self.env.step(a)
 
     def write(self, path):
-        """Write the pictures to `path`, at the speed of the environment."""
+        """Write the pictures to `path`, at the speed that the environment names."""
         Path(path).parent.mkdir(exist_ok=True)
         milliseconds = 1000 * EVERY // self.env.metadata.get("render_fps", 30)
         first, *others = self.frames

@@ -84,6 +84,12 @@ def test_the_real_games_have_a_background_that_is_found(monkeypatch, game, n_act
     assert env.spec.kwargs["frameskip"] == 4
 
 
+def test_an_error_in_frames_of_ones_own_is_shown(monkeypatch):
+    monkeypatch.setattr(atari, "Frames", lambda env: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        atari.shapes()
+
+
 def test_rows_of_another_game_make_another_network(monkeypatch):
     monkeypatch.setattr(atari, "ROWS", slice(0, 210))
     s_dim, a_dim = atari.shapes()

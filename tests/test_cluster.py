@@ -65,6 +65,21 @@ def test_updates_by_the_server_are_those_of_shared_memory(server):
     assert torch.equal(near, torch.cat([p.flatten() for p in server.gnet.parameters()]))
 
 
+def test_a_weight_without_a_gradient_is_left_alone(server):
+    mirror = cluster.Net(4, 2)
+    cluster.load_arrays(mirror, server.weights())
+    opt = cluster.RemoteAdam(Near(server), mirror)
+    before = [p.detach().clone() for p in mirror.parameters()]
+    unused = mirror.v1.bias
+    for step in range(2):  # the first one gives all weights gradients, and Adam's averages
+        for p in mirror.parameters():
+            p.grad = None if p is unused and step else torch.ones_like(p)
+        opt.step()
+        changed = [not torch.equal(p, q) for p, q in zip(mirror.parameters(), before)]
+        assert changed == [not (p is unused and step) for p in mirror.parameters()]
+        before = [p.detach().clone() for p in mirror.parameters()]
+
+
 def test_the_server_counts_averages_and_anneals(server, monkeypatch):
     monkeypatch.setattr(cluster, "MAX_EP", 4)
     assert [server.record(f"w0{i}", r, 7) for i, r in enumerate([10.0, 20.0, 0.0])] == [1, 2, 3]

@@ -100,6 +100,15 @@ def test_a_copy_beside_the_two_files_runs(forks, copy, tmp_path, name):
     assert copy.saved() == [f"{title}-1.csv", f"{title}-1.png", f"{title}-1.pt"]
 
 
+def test_an_environment_of_ones_own_sizes_the_network(forks, copy):
+    copy.change("examples/catch.py", "gym.spaces.Discrete(3)", "gym.spaces.Discrete(5)")
+    copy.set_constants("examples/catch.py", SHORT["catch"])
+    run = copy.run_python("-m", "examples.catch")
+    assert run.returncode == 0, run.stderr
+    weights = torch.load(copy.folder / "results" / "Catch-1.pt", weights_only=True)
+    assert weights["pi2.bias"].shape == (5,)
+
+
 CHANGED = {
     "UPDATE_GLOBAL_ITER": 3,
     "GAMMA": 0.5,
@@ -220,6 +229,8 @@ def test_runs_are_compared_by_the_constants_in_which_they_differ(tmp_path, monke
         "BETAS = (0.9, 0.99), REWARD_SCALE = 2.0",
     ]
     assert compare.find_runs([f"Mine-{n}.csv" for n in (10, 9)])[0].name == "Mine-9.csv"
+    absolute = str(one.with_name("Mine-v0-*.csv"))  # as a run prints it
+    assert [path.name for path in compare.find_runs(absolute)] == [one.name, two.name]
     two.write_text("no run\n1,2\n3,4\n")
     with pytest.raises(SystemExit, match="is not a csv that a run has saved"):
         compare.read_run(two)

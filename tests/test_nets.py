@@ -137,6 +137,19 @@ def test_observations_that_have_a_batch_axis_of_their_own_are_refused(script, n)
 
 
 @both
+def test_a_loss_that_would_broadcast_is_refused(script):
+    """A critic that returns (n,), and actions with an axis more than the policy scores."""
+    net = script.Net(6, 2)
+    s, a, v_t = batch(script, 5, 2)
+    with pytest.raises(ValueError, match="the policy scores"):
+        net.loss_func(s, a[:, None], v_t)
+    forward = net.forward
+    net.forward = lambda x: (*forward(x)[:-1], forward(x)[-1].squeeze(1))
+    with pytest.raises(ValueError, match=r"have values \(5,\), not \(5, 1\)"):
+        net.loss_func(s, a, v_t)
+
+
+@both
 def test_the_distribution_of_the_network_scores_the_actions(script):
     torch.manual_seed(0)
     net = script.Net(6, 2)

@@ -55,6 +55,16 @@ def check_end(copy, stdout, env_name, number=1):
     return len(averages), before, after
 
 
+@both
+def test_an_environment_that_gym_make_has_not_made_has_no_spec_and_is_saved(copy, run_here, script):
+    made = "        return gym.make(ENV_NAME, disable_env_checker=True, **options)\n"
+    without = made.replace("return", "env =") + "    env.unwrapped.spec = None\n    return env\n"
+    copy.change(script, made, without)
+    run = run_here(script, MAX_EP=2, N_WORKERS=2)
+    assert run.returncode == 0, run.stderr
+    check_end(copy, run.stdout, SCRIPTS[script].ENV_NAME)
+
+
 @pytest.mark.parametrize("gymnasium", [False, True], ids=["gym", "gymnasium"])
 @both
 def test_a_run_to_its_end(copy, run_here, recwarn, monkeypatch, script, gymnasium):
