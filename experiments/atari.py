@@ -35,6 +35,9 @@ ROWS = {
     "Pong, not centred": Row(range(1), {"MAX_EP": 2000}, "variants/not_centred.patch", SCRIPT),
     "Breakout": Row(range(3), BREAKOUT, script=SCRIPT),
     "Breakout, `ENTROPY_BETA = 0.001`": Row(range(3), SHARP, script=SCRIPT),
+    "Breakout, `ENTROPY_BETA = 0.001`, without `set_init`": Row(
+        range(3), {**SHARP, "MAX_EP": 4000}, "variants/own_init.patch", SCRIPT
+    ),
     "Space Invaders": Row(range(1), INVADERS, script=SCRIPT),
 }
 
@@ -91,13 +94,8 @@ def table(data):
             minutes, averages = means(run)
             reached = np.flatnonzero(averages >= 15)
             first = f"{minutes[reached[0]]:.1f} min" if len(reached) else "-"
-            cells = [
-                f"{name}, seed {run['seed']}",
-                f"{minutes[-1]:.1f}",
-                f"{run['steps']:.2f}",
-                first,
-            ]
-            cells += [f"{averages.max():.1f}", f"{averages[-1]:.1f}"]
+            cells = [f"{name}, seed {run['seed']}", f"{minutes[-1]:.1f}", f"{run['steps']:.2f}"]
+            cells += [first, f"{averages.max():.1f}", f"{averages[-1]:.1f}"]
             cells.append(lab.spread(run["greedy"]) if "greedy" in run else "-")
             cells += [f"{run['steps'] * 1e6 / minutes[-1] / 60:.0f}", str(run["MB"])]
             lines.append(cells)
