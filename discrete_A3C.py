@@ -152,7 +152,7 @@ if __name__ == "__main__":
     threshold = env.spec.reward_threshold if env.spec else None  # of the picture's dashed line
     seed_all(SEED)
     gnet = Net(N_S, N_A).share_memory()  # the global network
-    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # the global optimizer; run sets its lr
+    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # global optimizer; workers set its lr
     global_ep, global_ep_r, res_queue = mp.Value("i", 0), mp.Value("d", 0.0), mp.SimpleQueue()
     workers = [Worker(gnet, opt, global_ep, global_ep_r, res_queue, i) for i in range(N_WORKERS)]
     before = evaluate(gnet, env, SEED)

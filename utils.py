@@ -145,9 +145,10 @@ def check_shapes(s, a, v_t, values, m):
             f"States {tuple(s.shape)} have values {tuple(values.shape)}, not {tuple(v_t.shape)}: "
             "give states (n, s_dim), one row a step, and let forward return values (n, 1)."
         )
-    if a.shape != m.batch_shape + m.event_shape:
+    scored = m.batch_shape + m.event_shape
+    if a.shape != scored:
         raise ValueError(
-            f"Actions {tuple(a.shape)}, but the policy scores {tuple(m.batch_shape)}: let "
+            f"Actions {tuple(a.shape)}, but the policy scores {tuple(scored)}: let "
             "choose_action return a number for one choice, or an array of as many as there are."
         )
 

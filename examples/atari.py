@@ -226,7 +226,7 @@ if __name__ == "__main__":
     if CONTINUE_FROM is not None:
         load_weights(gnet, CONTINUE_FROM)
         print(f"Continuing from {CONTINUE_FROM}; games and Adam's averages start anew")
-    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # the global optimizer; run sets its lr
+    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # global optimizer; workers set its lr
     global_ep, global_ep_r, res_queue = mp.Value("i", 0), mp.Value("d", 0.0), mp.SimpleQueue()
     shared = [gnet, opt, global_ep, global_ep_r, res_queue]
     global_step, run = mp.Value("q", 0), new_run(ENV_NAME)

@@ -1,9 +1,9 @@
 """Your own environment, learned by A3C: catch a falling ball. Run: python -m examples.catch
 
 To make it yours, copy this file beside utils.py and shared_adam.py, and rewrite Catch: its two
-spaces, reset() and step(). Net is that of discrete_A3C.py, and so are Worker and main, but for what
-is CartPole's or Gym's. (That script learns Catch too: ENV_NAME = "examples.catch:Catch-v0". With
-Gymnasium, import that here as well.)
+spaces, reset() and step(). Net is that of discrete_A3C.py, and so are Worker and main, but without
+FALL_REWARD and the check of ENV_NAME. (That script learns Catch too: ENV_NAME =
+"examples.catch:Catch-v0". With Gymnasium, import that here as well.)
 """
 
 import os
@@ -173,10 +173,9 @@ class Worker(mp.Process):
 
 if __name__ == "__main__":
     check_constants(globals())
-    env = make_env()
     seed_all(SEED)
     gnet = Net(N_S, N_A).share_memory()  # the global network
-    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # the global optimizer; run sets its lr
+    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # global optimizer; workers set its lr
     global_ep, global_ep_r, res_queue = mp.Value("i", 0), mp.Value("d", 0.0), mp.SimpleQueue()
     workers = [Worker(gnet, opt, global_ep, global_ep_r, res_queue, i) for i in range(N_WORKERS)]
     before = evaluate(gnet, env, SEED)

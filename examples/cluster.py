@@ -167,8 +167,7 @@ class RemoteAdam:
         self.server, self.gnet = server, gnet
 
     def step(self):
-        gradients = [p.grad for p in self.gnet.parameters()]
-        gradients = [None if gradient is None else gradient.numpy() for gradient in gradients]
+        gradients = [None if p.grad is None else p.grad.numpy() for p in self.gnet.parameters()]
         load_arrays(self.gnet, ray.get(self.server.update.remote(gradients)))
 
 

@@ -214,8 +214,8 @@ if __name__ == "__main__":
     check_constants(globals())
     seed_all(SEED)
     gnet = Net(N_S, N_A).share_memory()  # the global network
-    env = Forgetful(make_env(), gnet)
-    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # the global optimizer; run sets its lr
+    env = Forgetful(env, gnet)
+    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # global optimizer; workers set its lr
     global_ep, global_ep_r, res_queue = mp.Value("i", 0), mp.Value("d", 0.0), mp.SimpleQueue()
     workers = [Worker(gnet, opt, global_ep, global_ep_r, res_queue, i) for i in range(N_WORKERS)]
     before = evaluate(gnet, env, SEED)
