@@ -256,18 +256,19 @@ def learn(gnet, res):
         runs = [worker.run.remote(server) for worker in workers]
         while len(res) < MAX_EP:
             ended, _ = ray.wait(runs, num_returns=N_WORKERS, timeout=0.2)
-            episodes, n_steps, weights = ray.get(server.news.remote(len(res)))
+            try:
+                episodes, n_steps, weights = ray.get(server.news.remote(len(res)))
+            except ray.exceptions.RayActorError:
+                sys.exit("The server died, or its machine; its last weights are saved.")
             load_arrays(gnet, weights)
             for name, average in episodes:
                 res.append(average)
                 print(f"{name} Ep: {len(res)} | Ep_r: {average:.2f}", flush=True)
-            ray.get(ended)  # raises what a worker raised
+            ray.get(ended)  # raises what a worker raised, in its run or at its start
         return n_steps
-    except ray.exceptions.RayTaskError as error:
+    except (ray.exceptions.RayTaskError, ray.exceptions.RayActorError) as error:
         print(error, file=sys.stderr)
         sys.exit("A worker died: its error stands above.")
-    except ray.exceptions.RayActorError:
-        sys.exit("The server died, or its machine; its last weights are saved.")
     except ConnectionError as error:
         sys.exit(f"ADDRESS = {ADDRESS!r}: {error} Use `ray start` first, or None.")
     except KeyboardInterrupt:

@@ -29,37 +29,37 @@ NOT_ANNEALED = "variants/not_annealed.patch"
 CARTPOLE = {
     "as shipped": Row(range(40)),
     "quick": Row(range(40), QUICK),
-    "quick, `LR = 1e-4`": Row(TEN, {**QUICK, "LR": 1e-4}),
-    "quick, `BETAS = (0.9, 0.99)`": Row(TEN, {**QUICK, "BETAS": (0.9, 0.99)}),
-    "`FALL_REWARD = None`": Row(TEN, {"FALL_REWARD": None}),
-    "`LR` not annealed": Row(TEN, patch=NOT_ANNEALED),
-    "`LR = 1e-4`, not annealed": Row(range(20), {"LR": 1e-4}, NOT_ANNEALED),
-    "`UPDATE_GLOBAL_ITER = 10`": Row(TEN, {"UPDATE_GLOBAL_ITER": 10}),
+    "quick, `LR = 1e-4`": Row(FIVE, {**QUICK, "LR": 1e-4}),
+    "quick, `BETAS = (0.9, 0.99)`": Row(FIVE, {**QUICK, "BETAS": (0.9, 0.99)}),
+    "`FALL_REWARD = None`": Row(FIVE, {"FALL_REWARD": None}),
+    "`LR` not annealed": Row(FIVE, patch=NOT_ANNEALED),
+    "`LR = 1e-4`, not annealed": Row(FIVE, {"LR": 1e-4}, NOT_ANNEALED),
+    "`UPDATE_GLOBAL_ITER = 10`": Row(FIVE, {"UPDATE_GLOBAL_ITER": 10}),
     "`GAMMA = 0.99`": Row(FIVE, {"GAMMA": 0.99}),
-    "`LR = 1e-3`": Row(TEN, {"LR": 1e-3}),
+    "`LR = 1e-3`": Row(FIVE, {"LR": 1e-3}),
     "`BETAS = (0.9, 0.99)`": Row(FIVE, {"BETAS": (0.9, 0.99)}),
-    "`ENTROPY_BETA = 0`": Row(TEN, {"ENTROPY_BETA": 0.0}),
+    "`ENTROPY_BETA = 0`": Row(FIVE, {"ENTROPY_BETA": 0.0}),
     "`MAX_GRAD_NORM = 40`": Row(FIVE, {"MAX_GRAD_NORM": 40}),
-    "`N_WORKERS = 1`": Row(TEN, {"N_WORKERS": 1}),
-    "`N_WORKERS = 8`": Row(TEN, {"N_WORKERS": 8}),
+    "`N_WORKERS = 1`": Row(FIVE, {"N_WORKERS": 1}),
+    "`N_WORKERS = 8`": Row(FIVE, {"N_WORKERS": 8}),
 }
 CLIPPED = {**QUICK, "MAX_GRAD_NORM": 40}
 CLIPPING = {
     "quick, clipped together": Row(FIVE, CLIPPED),
-    "quick, actor clipped": Row(TEN, CLIPPED, "variants/clip_actor.patch"),
-    "quick, critic clipped": Row(TEN, CLIPPED, "variants/clip_critic.patch"),
-    "quick, clipped separately": Row(TEN, CLIPPED, "variants/clip_separately.patch"),
+    "quick, actor clipped": Row(FIVE, CLIPPED, "variants/clip_actor.patch"),
+    "quick, critic clipped": Row(FIVE, CLIPPED, "variants/clip_critic.patch"),
+    "quick, clipped separately": Row(FIVE, CLIPPED, "variants/clip_separately.patch"),
 }
 MISTAKES = {
-    "gradients are not cleared": Row(TEN, patch="mistakes/gradients.patch"),
+    "gradients are not cleared": Row(FIVE, patch="mistakes/gradients.patch"),
     # Fewer episodes: an update at every step takes time.
-    "buffers are not emptied, 1000 episodes": Row(TEN, {"MAX_EP": 1000}, "mistakes/buffers.patch"),
-    "Adam's `step` is private": Row(range(20), patch="mistakes/step.patch"),
+    "buffers are not emptied, 1000 episodes": Row(FIVE, {"MAX_EP": 1000}, "mistakes/buffers.patch"),
+    "Adam's `step` is private": Row(TEN, patch="mistakes/step.patch"),
     "quick, a time limit passes for terminal": Row(FIVE, QUICK, "mistakes/limit.patch"),
 }
 SCRIPT = "continuous_A3C.py"
 PENDULUM = {
-    "as shipped": Row(range(20), script=SCRIPT),
+    "as shipped": Row(TEN, script=SCRIPT),
     "`LR` not annealed": Row(FIVE, {}, "variants/pendulum_not_annealed.patch", SCRIPT),
     "`UPDATE_GLOBAL_ITER = 5`": Row(FIVE, {"UPDATE_GLOBAL_ITER": 5}, script=SCRIPT),
     "`UPDATE_GLOBAL_ITER = 10`": Row(FIVE, {"UPDATE_GLOBAL_ITER": 10}, script=SCRIPT),

@@ -215,8 +215,17 @@ def test_a_dead_server_ends_the_run_with_a_sentence_and_its_weights(copy, start)
     assert not all(torch.equal(weights[name], untrained[name]) for name in untrained)
 
 
-def test_an_error_in_a_worker_is_shown(copy, start):
-    copy.change("cluster.py", "                ep_r += r\n", "                ep_r += r / 0\n")
+@pytest.mark.parametrize(
+    "line",
+    [
+        "                ep_r += r\n",
+        '        self.name, self.seed = f"w{name:02d}", seed\n',
+    ],
+    ids=["in run", "at the start"],
+)
+def test_an_error_in_a_worker_is_shown(copy, start, line):
+    space = line[: len(line) - len(line.lstrip())]
+    copy.change("cluster.py", line, f"{line}{space}1 / 0\n")
     status, stdout, stderr = start().end()
     assert status == 1 and any("ZeroDivisionError" in line for line in stderr)
     assert stderr[-1] == "A worker died: its error stands above."
