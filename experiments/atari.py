@@ -17,7 +17,7 @@ from PIL import Image
 from examples import atari
 from experiments import lab
 from experiments.lab import ROOT, Row
-from utils import v_wrap
+from utils import evaluate, v_wrap
 
 DATA = Path(__file__).with_name("atari.json")
 FIGURE = Path(__file__).with_name("pong.png")
@@ -25,18 +25,24 @@ ANIMATION = Path(__file__).with_name("pong.gif")
 WEIGHTS = ROOT / "results" / "experiment-Pong.pt"  # of the first seed
 GAMES = 100  # averaged
 GREEDY_GAMES = 20
-RANDOM = 0.01  # share of random actions in a greedy game: without them all games are the same one
 SCRIPT = "examples/atari.py"
-BREAKOUT = {"ENV_NAME": "ALE/Breakout-v5", "MAX_EP": 6000}
-SHARP = {**BREAKOUT, "ENTROPY_BETA": 0.001, "MAX_EP": 5000}
+BREAKOUT = {"ENV_NAME": "ALE/Breakout-v5", "MAX_EP": 5000, "ENTROPY_BETA": 0.001}
 INVADERS = {"ENV_NAME": "ALE/SpaceInvaders-v5", "MAX_EP": 3000}
+ALIKE = {"NO_OPS": 0}  # all games start alike
+OWN_INIT = "variants/own_init.patch"
 ROWS = {
     "Pong": Row(range(3), script=SCRIPT),
-    "Pong, not centred": Row(range(1), {"MAX_EP": 2000}, "variants/not_centred.patch", SCRIPT),
-    "Breakout": Row(range(3), BREAKOUT, script=SCRIPT),
-    "Breakout, `ENTROPY_BETA = 0.001`": Row(range(3), SHARP, script=SCRIPT),
-    "Breakout, `ENTROPY_BETA = 0.001`, without `set_init`": Row(
-        range(3), {**SHARP, "MAX_EP": 4000}, "variants/own_init.patch", SCRIPT
+    "Pong, `NO_OPS = 0`": Row(range(3), ALIKE, script=SCRIPT),
+    "Pong, `NO_OPS = 0`, not centred": Row(
+        range(1), {**ALIKE, "MAX_EP": 2000}, "variants/not_centred.patch", SCRIPT
+    ),
+    "Breakout, without `set_init`": Row(range(3), BREAKOUT, OWN_INIT, SCRIPT),
+    "Breakout, without `set_init`, `NO_OPS = 0`": Row(
+        range(3), {**BREAKOUT, **ALIKE, "MAX_EP": 4000}, OWN_INIT, SCRIPT
+    ),
+    "Breakout, `NO_OPS = 0`": Row(range(2), {**BREAKOUT, **ALIKE}, script=SCRIPT),
+    "Breakout, `ENTROPY_BETA = 0.01`, `NO_OPS = 0`": Row(
+        range(1), {**BREAKOUT, **ALIKE, "ENTROPY_BETA": 0.01, "MAX_EP": 6000}, script=SCRIPT
     ),
     "Space Invaders": Row(range(1), INVADERS, script=SCRIPT),
 }
@@ -55,26 +61,11 @@ def measure(name, seed):
         net = atari.Net(atari.N_S, atari.N_A)
         net.load_state_dict(run.weights)
         env = atari.make_env()
-        result["greedy"] = [int(greedy_game(net, env, i)) for i in range(GREEDY_GAMES)]
+        result["greedy"] = [int(evaluate(net, env, i, episodes=1)) for i in range(GREEDY_GAMES)]
         if seed == 0:
             WEIGHTS.parent.mkdir(exist_ok=True)
             torch.save(run.weights, WEIGHTS)
     return result
-
-
-def greedy_game(net, env, seed):
-    """Return the return of a game of the likeliest actions, but for one in a hundred at random."""
-    rng = np.random.default_rng(seed)
-    s, _ = env.reset(seed=0)
-    total = 0.0
-    terminated = truncated = False
-    while not (terminated or truncated):
-        a = net.choose_action(v_wrap(s[None]), greedy=True)
-        if rng.random() < RANDOM:
-            a = int(rng.integers(atari.N_A))
-        s, r, terminated, truncated, _ = env.step(a)
-        total += r
-    return total
 
 
 def means(run):
@@ -105,9 +96,9 @@ def table(data):
 def draw(data):
     """Draw the mean of the last hundred games of Pong over the minutes."""
     fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
-    for name in ("Pong", "Pong, not centred"):
+    for name in ("Pong", "Pong, `NO_OPS = 0`", "Pong, `NO_OPS = 0`, not centred"):
         for seed, run in data.get(name, {}).items():
-            ax.plot(*means(run), label=f"{name}, seed {seed}")
+            ax.plot(*means(run), label=f"{name}, seed {seed}".replace("`", ""))
     ax.axhline(15, color="gray", linestyle="--", linewidth=0.8)
     ax.set(xlabel="Minutes on 2 cores", ylabel=f"Mean return of {GAMES} games")
     ax.legend()
