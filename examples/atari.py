@@ -1,13 +1,13 @@
 """A3C from pixels: any Atari game. Run: pip install gymnasium ale-py && python -m examples.atari
 
 Pong takes 20 to 40 minutes; ENV_NAME names another game, such as "ALE/Breakout-v5" or
-"ALE/SpaceInvaders-v5". Breakout takes an hour: set ENTROPY_BETA = 0.001, MAX_EP = 5000 and NO_OPS =
-30, and take the line with set_init out of Net. Algorithm S3 is that of discrete_A3C.py, and so are
-push_and_pull and SharedAdam. What the games change: the screen becomes four small frames with a
-background of 0, actor and critic share their first layers (so the critic's loss has a weight),
-rewards are learned by their sign, a lost life ends the return, and the weights are saved every few
-minutes. No action is sticky here, where v5 of the games repeats one in four: scores with and
-without are not comparable. To make it yours, copy this file beside utils.py and shared_adam.py.
+"ALE/SpaceInvaders-v5". For Breakout try ENTROPY_BETA = 0.001. Algorithm S3 is that of
+discrete_A3C.py, and so are push_and_pull and SharedAdam. What the games change: the screen becomes
+four small frames with a background of 0, actor and critic share their first layers (so the critic's
+loss has a weight), rewards are learned by their sign, a lost life ends the return, and the weights
+are saved every few minutes. No action is sticky here, where v5 of the games repeats one in four:
+scores with and without are not comparable. To make it yours, copy this file beside utils.py and
+shared_adam.py.
 """
 
 import os
@@ -49,7 +49,6 @@ MAX_GRAD_NORM = 40  # a longer gradient is scaled down to this L2 norm; None: an
 N_WORKERS = mp.cpu_count()  # processes, ideally one for each core
 SEED = 0  # of all random numbers
 ROWS = slice(34, 194)  # of 210 on the screen: those with the game, without score and rim
-NO_OPS = 0  # a game starts after up to so many frames of waiting, so that not all start alike
 RENDER = False  # True: worker w00 shows its game
 SAVE_MINUTES = 3  # the weights are saved that often
 CONTINUE_FROM = None  # "results/ALE-Pong-v5-1.pt": start from these weights
@@ -68,14 +67,6 @@ class Frames(gym.ObservationWrapper):
         self.background = int(np.bincount(screen[ROWS].ravel()).argmax())  # the commonest gray
         shape = self.observation(screen).shape
         self.observation_space = gym.spaces.Box(-2, 2, shape, np.float32)
-
-    def reset(self, **kwargs):
-        """Start a game and wait for 0 to NO_OPS frames, drawn, as Mnih et al. (2015) do."""
-        _, info = self.env.reset(**kwargs)
-        ale = self.unwrapped.ale
-        for _ in range(self.np_random.integers(NO_OPS + 1)):
-            ale.act(0)
-        return self.observation(ale.getScreenGrayscale()), info
 
     def observation(self, screen):
         """Return every second pixel of ROWS of a gray screen (210, 160)."""
@@ -228,8 +219,6 @@ if __name__ == "__main__":
     check_constants(globals())
     if N_S is None:
         sys.exit(f'ENV_NAME = {ENV_NAME!r}: no such game; use a name such as "ALE/Pong-v5".')
-    if not (isinstance(NO_OPS, int) and NO_OPS >= 0):
-        sys.exit(f"NO_OPS = {NO_OPS!r}: use a whole number from 0 on.")
     if CONTINUE_FROM is not None and game_of(CONTINUE_FROM) not in (None, ENV_NAME):
         sys.exit(f"CONTINUE_FROM = {CONTINUE_FROM!r}: these are no weights of {ENV_NAME}.")
     seed_all(SEED)
@@ -256,8 +245,7 @@ if __name__ == "__main__":
         saved = save_results(gnet, res, ENV_NAME, title, run=run)
         # Without its lock, which a worker may have held when it was killed.
         print_progress(global_step.get_obj().value, seconds)
-    # Without NO_OPS all greedy games are the same one. It may wait for a start button until 10000
-    # steps are over.
+    # All greedy games are the same one; it may wait for a start button until 10000 steps are over.
     score = evaluate(gnet, make_env(), SEED, episodes=1)
     print(f"Greedy policy: return {score:.0f} in one game (no action of it sticky)")
     show_picture()
