@@ -31,7 +31,7 @@ BREAKOUT = {"ENV_NAME": "ALE/Breakout-v5", "MAX_EP": 5000, "ENTROPY_BETA": 0.001
 WHOLE_BONUS = {**BREAKOUT, "MAX_EP": 6000, "ENTROPY_BETA": 0.01}
 INVADERS = {"ENV_NAME": "ALE/SpaceInvaders-v5", "MAX_EP": 3000}
 OWN_INIT = "variants/own_init.patch"
-NO_OPS = "variants/own_init_no_ops.patch"
+OWN_INIT_NO_OPS = "variants/own_init_no_ops.patch"
 ROWS = {
     "Pong": Row(range(3), script=SCRIPT),
     "Pong, no-op starts": Row(range(1), patch="variants/no_ops.patch", script=SCRIPT),
@@ -39,7 +39,7 @@ ROWS = {
     "Breakout": Row(range(2), BREAKOUT, script=SCRIPT),
     "Breakout, `ENTROPY_BETA = 0.01`": Row(range(1), WHOLE_BONUS, script=SCRIPT),
     "Breakout, no `set_init`": Row(range(3), {**BREAKOUT, "MAX_EP": 4000}, OWN_INIT, SCRIPT),
-    "Breakout, no `set_init`, no-op starts": Row(range(3), BREAKOUT, NO_OPS, SCRIPT),
+    "Breakout, no `set_init`, no-op starts": Row(range(3), BREAKOUT, OWN_INIT_NO_OPS, SCRIPT),
     "Space Invaders": Row(range(1), INVADERS, script=SCRIPT),
 }
 
