@@ -28,6 +28,7 @@ RANDOM = 0.01  # share of random actions in a greedy game: without them all game
 AIMS = {"Pong": 15, "Breakout": 31}  # Breakout: a human's (Mnih et al. 2013)
 SCRIPT = "examples/atari.py"
 BREAKOUT = {"ENV_NAME": "ALE/Breakout-v5", "MAX_EP": 5000, "ENTROPY_BETA": 0.001}
+AVERAGED = {**BREAKOUT, "BETAS": (0.98, 0.999)}  # over 50 gradients, not 12
 WHOLE_BONUS = {**BREAKOUT, "MAX_EP": 6000, "ENTROPY_BETA": 0.01}
 INVADERS = {"ENV_NAME": "ALE/SpaceInvaders-v5", "MAX_EP": 3000}
 OWN_INIT = "variants/own_init.patch"
@@ -40,6 +41,7 @@ ROWS = {
     "Breakout, `ENTROPY_BETA = 0.01`": Row(range(1), WHOLE_BONUS, script=SCRIPT),
     "Breakout, no `set_init`": Row(range(3), {**BREAKOUT, "MAX_EP": 4000}, OWN_INIT, SCRIPT),
     "Breakout, no `set_init`, no-op starts": Row(range(3), BREAKOUT, OWN_INIT_NO_OPS, SCRIPT),
+    "Breakout, no `set_init`, no-op starts, 0.98": Row(range(3), AVERAGED, OWN_INIT_NO_OPS, SCRIPT),
     "Space Invaders": Row(range(1), INVADERS, script=SCRIPT),
 }
 
