@@ -1,8 +1,8 @@
 """Learn Atari games, and draw the curves. Run: python -m experiments.atari
 
-Each run is examples/atari.py with other constants or a patch. What it gave is kept in atari.json,
-and run again only with other constants or code. A run takes 20 to 50 minutes on 2 cores, with
-nothing beside: Ctrl-Z pauses it, and its clock. Some rows alone: python -m experiments.atari Pong
+What a run of examples/atari.py gave is kept in atari.json, and run again only with other constants
+or code. A run takes 20 to 50 minutes on 2 cores, with nothing beside: Ctrl-Z pauses it, and its
+clock. Some rows alone: python -m experiments.atari Pong
 """
 
 import sys

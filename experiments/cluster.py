@@ -41,8 +41,7 @@ def steps_per_second(n_workers):
     told = []  # (time, steps so far), one an episode
     with tempfile.TemporaryDirectory(prefix="cluster-") as folder:
         copy = Copy(folder)
-        constants = {"N_WORKERS": n_workers, "MAX_EP": EPISODES}
-        copy.set_constants("examples/cluster.py", constants)
+        copy.set_constants("examples/cluster.py", {"N_WORKERS": n_workers, "MAX_EP": EPISODES})
         copy.change("examples/cluster.py", "{average:.2f}", "{average:.2f} | {n_steps}")
         with copy.start("-m", "examples.cluster", stdout=subprocess.PIPE) as process:
             for line in process.stdout:
