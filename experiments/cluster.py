@@ -22,10 +22,7 @@ DATA = Path(__file__).with_name("cluster.json")
 CODE = code_of("examples/cluster.py")
 WORKERS = (1, 2, 4)
 EPISODES = UPDATES = 100
-NETS = {  # (module, n)
-    "CartPole": (cluster, cluster.UPDATE_GLOBAL_ITER),
-    "Atari": (atari, atari.UPDATE_GLOBAL_ITER),
-}
+NETS = {"CartPole": cluster, "Atari": atari}
 
 
 class Server(cluster.Server):
@@ -86,7 +83,7 @@ def tables(data):
     for name, result in data["updates"].items():
         cells = [name, f"{result['MB']:.3g}", f"{1000 * result['here']:.2f}"]
         cells += [f"{1000 * result['Ray']:.2f}", f"{1 / result['busy']:.0f}"]
-        lines.append([*cells, f"{NETS[name][1] / result['busy']:.0f}"])
+        lines.append([*cells, f"{NETS[name].UPDATE_GLOBAL_ITER / result['busy']:.0f}"])
     heads = ["network", "MB of a gradient", "ms of an update, in one process", "ms through Ray"]
     heads += ["updates/s, at most", "full at steps/s of all workers"]
     return table([f"workers{older}", "env steps/s"], rates) + "\n\n" + table(heads, lines)
@@ -98,7 +95,7 @@ def main():
         data = {"code": CODE}
         data["steps/s"] = {str(workers): steps_per_second(workers) for workers in WORKERS}
         ray.init("local", log_to_driver=False, logging_level="ERROR", include_dashboard=False)
-        data["updates"] = {name: time_update(module) for name, (module, _) in NETS.items()}
+        data["updates"] = {name: time_update(module) for name, module in NETS.items()}
         keep(DATA, data)
     print(tables(data))
 
