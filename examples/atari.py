@@ -1,7 +1,7 @@
 """A3C from pixels: any Atari game. Run: pip install gymnasium ale-py && python -m examples.atari
 
 Pong takes 20 to 40 minutes; ENV_NAME names another game, such as "ALE/Breakout-v5" or
-"ALE/SpaceInvaders-v5". What helps with Breakout stands in experiments/README.md. Algorithm S3 is
+"ALE/SpaceInvaders-v5". What helps with these two stands in experiments/README.md. Algorithm S3 is
 that of discrete_A3C.py, and so are push_and_pull and SharedAdam. What the games change: the screen
 becomes four small frames with a background of 0, actor and critic share their first layers (so the
 critic's loss has a weight), rewards are learned by their sign, a lost life ends the return, and the

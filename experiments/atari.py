@@ -43,6 +43,7 @@ ROWS = {
     "Breakout, no `set_init`, no-op starts": Row(range(3), BREAKOUT, OWN_INIT_NO_OPS, SCRIPT),
     "Breakout, no `set_init`, no-op starts, 0.98": Row(range(3), AVERAGED, OWN_INIT_NO_OPS, SCRIPT),
     "Space Invaders": Row(range(1), INVADERS, script=SCRIPT),
+    "Space Invaders, all shots": Row(range(1), INVADERS, "variants/all_shots.patch", SCRIPT),
 }
 
 
