@@ -1,7 +1,7 @@
 """Learn Atari games, and draw the curves. Run: python -m experiments.atari
 
 What a run of examples/atari.py gave is kept in atari.json, and run again only with other constants
-or code. A run takes 20 to 50 minutes on 2 cores, with nothing beside: Ctrl-Z pauses it, and its
+or code. A run takes 20 minutes to an hour on 2 cores, nothing beside it: Ctrl-Z pauses it and its
 clock. Some rows alone: python -m experiments.atari Pong
 """
 
