@@ -48,6 +48,7 @@ VALUE_WEIGHT = 0.5  # weight of the critic's loss: it shares layers with the act
 MAX_GRAD_NORM = 40  # a longer gradient is scaled down to this L2 norm; None: any length
 N_WORKERS = mp.cpu_count()  # processes, ideally one for each core
 SEED = 0  # of all random numbers
+FRAME_SKIP = 4  # frames of a step; 3 for Space Invaders: every second frame lacks some shots
 ROWS = slice(34, 194)  # of 210 on the screen: those with the game, without score and rim
 RENDER = False  # True: worker w00 shows its game
 SAVE_MINUTES = 3  # the weights are saved that often
@@ -69,16 +70,19 @@ class Frames(gym.ObservationWrapper):
         self.observation_space = gym.spaces.Box(-2, 2, shape, np.float32)
 
     def observation(self, screen):
-        """Return every second pixel of ROWS of a gray screen (210, 160)."""
-        return (screen[ROWS][::2, ::2].astype(np.float32) - self.background) / 128
+        """Return the brightest of each 2 x 2 pixels in ROWS of a gray screen (210, 160)."""
+        seen = screen[ROWS]
+        pairs = np.maximum(seen[:-1:2], seen[1::2])  # so a shot one pixel wide is seen
+        brightest = np.maximum(pairs[:, :-1:2], pairs[:, 1::2])
+        return (brightest.astype(np.float32) - self.background) / 128
 
 
 def make_env(render=False):
-    """Return a new game: a step is four frames, and the newest four steps are seen (4, 80, 80).
+    """Return a new game; its states are what the newest four steps show (4, 80, 80).
 
     `render`: True for a window, or a render mode of Gymnasium's.
     """
-    options = {"obs_type": "grayscale", "frameskip": 4, "repeat_action_probability": 0}
+    options = {"obs_type": "grayscale", "frameskip": FRAME_SKIP, "repeat_action_probability": 0}
     if render:
         options["render_mode"] = "human" if render is True else render
     env = gym.make(ENV_NAME, disable_env_checker=True, **options)
@@ -217,6 +221,8 @@ def print_progress(steps, seconds):
 
 if __name__ == "__main__":
     check_constants(globals())
+    if not isinstance(FRAME_SKIP, int) or FRAME_SKIP < 1:
+        sys.exit(f"FRAME_SKIP = {FRAME_SKIP!r}: use a whole number from 1 on.")
     if N_S is None:
         sys.exit(f'ENV_NAME = {ENV_NAME!r}: no such game; use a name such as "ALE/Pong-v5".')
     if CONTINUE_FROM is not None and game_of(CONTINUE_FROM) not in (None, ENV_NAME):
@@ -240,7 +246,7 @@ if __name__ == "__main__":
         title = (
             f"{UPDATE_GLOBAL_ITER = }, {GAMMA = }, {MAX_EP = }, {LR = }, {BETAS = }, "
             f"{ENTROPY_BETA = }, {VALUE_WEIGHT = }, {MAX_GRAD_NORM = }, {N_WORKERS = }, "
-            f"{SEED = }"
+            f"{SEED = }, {FRAME_SKIP = }"
         )
         saved = save_results(gnet, res, ENV_NAME, title, run=run)
         # Without its lock, which a worker may have held when it was killed.

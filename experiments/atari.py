@@ -31,6 +31,7 @@ BREAKOUT = {"ENV_NAME": "ALE/Breakout-v5", "MAX_EP": 5000, "ENTROPY_BETA": 0.001
 AVERAGED = {**BREAKOUT, "BETAS": (0.98, 0.999)}  # over 50 gradients, not 12
 WHOLE_BONUS = {**BREAKOUT, "MAX_EP": 6000, "ENTROPY_BETA": 0.01}
 INVADERS = {"ENV_NAME": "ALE/SpaceInvaders-v5", "MAX_EP": 8000}
+ALL_SHOTS = {**INVADERS, "FRAME_SKIP": 3}
 OWN_INIT = "variants/own_init.patch"
 OWN_INIT_NO_OPS = "variants/own_init_no_ops.patch"
 ROWS = {
@@ -43,7 +44,7 @@ ROWS = {
     "Breakout, no `set_init`, no-op starts": Row(range(3), BREAKOUT, OWN_INIT_NO_OPS, SCRIPT),
     "Breakout, no `set_init`, no-op starts, 0.98": Row(range(3), AVERAGED, OWN_INIT_NO_OPS, SCRIPT),
     "Space Invaders": Row(range(1), INVADERS, script=SCRIPT),
-    "Space Invaders, all shots": Row(range(1), INVADERS, "variants/all_shots.patch", SCRIPT),
+    "Space Invaders, all shots": Row(range(1), ALL_SHOTS, script=SCRIPT),
 }
 
 
@@ -109,9 +110,9 @@ def table(data):
 def draw(data):
     """Draw the mean of the last hundred games of Pong over the minutes."""
     fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
-    for name in ("Pong", "Pong, no-op starts", "Pong, not centred"):
-        for seed, run in data.get(name, {}).items():
-            ax.plot(*means(run), label=f"{name}, seed {seed}")
+    for name, runs in lab.results(data, ROWS).items():
+        for run in runs if name.startswith("Pong") else []:
+            ax.plot(*means(run), label=f"{name}, seed {run['seed']}")
     ax.axhline(AIMS["Pong"], color="gray", linestyle="--", linewidth=0.8)
     ax.set(xlabel="Minutes on 2 cores", ylabel=f"Mean return of {GAMES} games")
     ax.legend()
@@ -132,7 +133,7 @@ def animate(net, every=2):
         if r < 0:
             frames = []
     shown = frames[-150::every]
-    milliseconds = 1000 * 4 * every // 60  # a step is four frames, 60 of them a second
+    milliseconds = 1000 * atari.FRAME_SKIP * every // 60  # 60 frames a second
     shown[0].save(ANIMATION, save_all=True, append_images=shown[1:], duration=milliseconds, loop=0)
 
 

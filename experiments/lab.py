@@ -33,7 +33,7 @@ LEARNS = {  # what learns, beside the classes, Worker.run, make_env and ROWS of 
     "utils.py": ("set_init", "push_and_pull", "actions_to_tensor"),
     "shared_adam.py": ("SharedAdam",),
 }
-KEPT = (*CONSTANTS, "VALUE_WEIGHT")  # the constants that are kept with a result
+KEPT = (*CONSTANTS, "VALUE_WEIGHT", "FRAME_SKIP")  # the constants that are kept with a result
 BLOCK = 25  # episodes averaged into one point of a curve
 OLDER = " (older code)"  # marks a row that was measured with other code or constants than today's
 

@@ -69,6 +69,28 @@ def test_the_commonest_gray_is_0_and_the_ball_is_where_it_is(gray):
     assert env.observation_space.contains(seen)
 
 
+@pytest.mark.parametrize("rows", [slice(34, 194), slice(34, 195)])
+def test_a_shot_one_pixel_wide_is_seen_at_each_place(monkeypatch, rows):
+    monkeypatch.setattr(atari, "ROWS", rows)
+    env = atari.Frames(Game(87))
+    for y, x in [(100, 60), (100, 61), (101, 60), (101, 61)]:
+        screen = np.full((210, 160), 87, np.uint8)
+        screen[y, x] = 142
+        expected = np.zeros((80, 80), np.float32)
+        expected[33, 30] = (142 - 87) / 128
+        assert env.observation(screen) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("frames", [3, 4])
+def test_a_step_is_that_many_frames(monkeypatch, frames):
+    monkeypatch.setattr(atari, "FRAME_SKIP", frames)
+    env = atari.make_env()
+    env.reset(seed=0)
+    before = env.unwrapped.ale.getEpisodeFrameNumber()
+    env.step(0)
+    assert env.unwrapped.ale.getEpisodeFrameNumber() - before == frames
+
+
 @pytest.mark.parametrize(
     "game, n_actions, background", [("Pong", 6, 87), ("Breakout", 4, 0), ("SpaceInvaders", 6, 0)]
 )
@@ -81,7 +103,6 @@ def test_the_real_games_have_a_background_that_is_found(monkeypatch, game, n_act
     s, _, _, _, info = env.step(0)
     assert (s[3] == 0).mean() > 0.65 and info["lives"] >= 0
     assert env.spec.kwargs["repeat_action_probability"] == 0
-    assert env.spec.kwargs["frameskip"] == 4
 
 
 def test_an_error_in_frames_of_ones_own_is_shown(monkeypatch):
@@ -299,6 +320,14 @@ def test_an_unknown_game_gets_a_sentence(forks, copy, name):
     assert run.returncode == 1
     [said] = run.stderr.strip().splitlines()
     assert said.startswith(f"ENV_NAME = {name!r}: ") and "ALE/Pong-v5" in said
+
+
+@pytest.mark.parametrize("frames", [0, "4"])
+def test_an_impossible_frame_skip_gets_a_sentence(forks, copy, frames):
+    copy.set_constants("examples/atari.py", {"FRAME_SKIP": frames})
+    run = copy.run_python("-m", "examples.atari")
+    assert run.returncode == 1
+    assert run.stderr.strip() == f"FRAME_SKIP = {frames!r}: use a whole number from 1 on."
 
 
 def test_weights_name_their_game_and_watch_plays_it(forks, copy):
