@@ -31,20 +31,20 @@ BREAKOUT = {"ENV_NAME": "ALE/Breakout-v5", "MAX_EP": 5000, "ENTROPY_BETA": 0.001
 AVERAGED = {**BREAKOUT, "BETAS": (0.98, 0.999)}  # over 50 gradients, not 12
 WHOLE_BONUS = {**BREAKOUT, "MAX_EP": 6000, "ENTROPY_BETA": 0.01}
 INVADERS = {"ENV_NAME": "ALE/SpaceInvaders-v5", "MAX_EP": 8000}
-ALL_SHOTS = {**INVADERS, "FRAME_SKIP": 3}
 OWN_INIT = "variants/own_init.patch"
 OWN_INIT_NO_OPS = "variants/own_init_no_ops.patch"
+ORTHOGONAL = "variants/orthogonal_no_ops.patch"
 ROWS = {
     "Pong": Row(range(3), script=SCRIPT),
-    "Pong, no-op starts": Row(range(1), patch="variants/no_ops.patch", script=SCRIPT),
     "Pong, not centred": Row(range(1), {"MAX_EP": 2000}, "variants/not_centred.patch", SCRIPT),
     "Breakout": Row(range(2), BREAKOUT, script=SCRIPT),
     "Breakout, `ENTROPY_BETA = 0.01`": Row(range(1), WHOLE_BONUS, script=SCRIPT),
     "Breakout, no `set_init`": Row(range(3), {**BREAKOUT, "MAX_EP": 4000}, OWN_INIT, SCRIPT),
     "Breakout, no `set_init`, no-op starts": Row(range(3), BREAKOUT, OWN_INIT_NO_OPS, SCRIPT),
     "Breakout, no `set_init`, no-op starts, 0.98": Row(range(3), AVERAGED, OWN_INIT_NO_OPS, SCRIPT),
+    "Breakout, orthogonal, no-op starts, 0.98": Row(range(3), AVERAGED, ORTHOGONAL, SCRIPT),
     "Space Invaders": Row(range(1), INVADERS, script=SCRIPT),
-    "Space Invaders, all shots": Row(range(1), ALL_SHOTS, script=SCRIPT),
+    "Space Invaders, all shots": Row(range(1), {**INVADERS, "FRAME_SKIP": 3}, script=SCRIPT),
 }
 
 
