@@ -1,26 +1,19 @@
-"""What both scripts share. S3 is the box "Algorithm S3" of Mnih et al. 2016 (arXiv:1602.01783).
+"""What the scripts share. S3 is Algorithm S3 of Mnih et al. 2016 (arXiv:1602.01783).
 
-A3C itself (read it with the tutorial): v_wrap, set_init, push_and_pull, actions_to_tensor, record
-What comes from outside: as_number, check_shapes, check_finite
-Before a run: check_constants, check_env, seed_all
-During a run (why nothing hangs): follow_parent, run_workers
-After a run: evaluate, print_greedy, new_run, save_results, load_weights, show_picture
+A3C itself    v_wrap, set_init, push_and_pull, record: read these with the tutorial
+A run         check_constants, check_env, seed_all, follow_parent, run_workers
+Its results   evaluate, new_run, save_results
 """
 
-import io
+import json
 import math
 import os
 import random
-import re
 import signal
 import sys
-import textwrap
 import threading
 import time
-import warnings
-from importlib.util import find_spec
 from itertools import count
-from multiprocessing.connection import wait
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -29,17 +22,16 @@ import numpy as np
 import torch
 import torch.multiprocessing as mp
 
+# A3C itself
+
 
 def v_wrap(np_array, dtype=np.float32):
-    """Return a tensor of `np_array`, of any shape.
-
-    An array of type `dtype` and its tensor share their memory; another one is copied and cast.
-    """
+    """Return an array (or a list) as a tensor; it shares memory if it has that dtype already."""
     return torch.from_numpy(np.asarray(np_array, dtype=dtype))
 
 
 def set_init(layers):
-    """Draw the weights of `layers` from N(0, 0.1), 0.1 the standard deviation; biases are 0."""
+    """Draw weights from a normal distribution with standard deviation 0.1; set biases to 0."""
     for layer in layers:
         torch.nn.init.normal_(layer.weight, mean=0.0, std=0.1)
         torch.nn.init.constant_(layer.bias, 0.0)
@@ -48,75 +40,64 @@ def set_init(layers):
 def push_and_pull(opt, lnet, gnet, done, s_, bs, ba, br, gamma, *, max_grad_norm=None):
     """Push the gradients of n steps to the global network, then pull its weights.
 
-    S3 but for acting (tutorial: "Training Loop").
+    S3 without acting; the tutorial calls it in "Training Loop".
 
-    opt            optimizer of the global network's parameters
-    lnet, gnet     local and global network, whose last output is the values (n, 1);
-                   lnet.loss_func gets observations (n, ...), actions as actions_to_tensor returns
-                   them, and returns (n, 1)
-    done           whether `s_` is terminal; at a time limit it is not
-    s_             the observation after the n steps (without a batch axis)
-    bs, ba, br     lists of n observations, n actions, n rewards
+    opt            optimizer of the global network
+    lnet, gnet     local and global network; the last output of forward is V(s), (n, 1)
+    done           True if s_ is terminal; False at a time limit
+    s_             state after the n steps
+    bs, ba, br     lists of n states, actions and rewards
     gamma          discount factor
-    max_grad_norm  the largest L2 norm (length) of all gradients together; None: any
+    max_grad_norm  clip gradients to this L2 norm; None: don't clip
 
-    FloatingPointError: the loss is not finite; then `gnet` is as it was.
+    Raises FloatingPointError, before gnet is changed, if the loss is not finite.
     """
-    if max_grad_norm is not None and not max_grad_norm > 0:
-        raise ValueError(f"max_grad_norm = {max_grad_norm!r}: use a number above 0, or None.")
     if done:
         v_s_ = 0.0  # S3: R = 0 for terminal state
     else:
-        last_s = v_wrap(np.asarray(s_)[None])
         with torch.no_grad():
-            v_s_ = lnet(last_s)[-1].item()  # S3: bootstrap from last state
-        check_finite("value of s_", v_s_, lnet, last_s)
+            v_s_ = lnet(v_wrap(s_)[None])[-1].item()  # S3: bootstrap from last state
     buffer_v_target = []
     for r in reversed(br):  # S3: for i, backwards
-        v_s_ = as_number(r) + gamma * v_s_  # S3: R = r_i + gamma R
+        v_s_ = r + gamma * v_s_  # S3: R = r_i + gamma R
         buffer_v_target.append(v_s_)
     buffer_v_target.reverse()
-    s, v_t = v_wrap(np.array(bs)), v_wrap(np.array(buffer_v_target)[:, None])
-    loss = lnet.loss_func(s, actions_to_tensor(ba), v_t)
-    check_finite("loss", loss.item(), lnet, s, br)
+    a = np.array(ba)
+    if np.issubdtype(a.dtype, np.integer):
+        a = v_wrap(a, np.int64)  # discrete actions, (n,)
+    else:
+        a = v_wrap(a.reshape(len(ba), -1))  # continuous actions, (n, a_dim)
+    s, v_t = v_wrap(np.array(bs)), v_wrap(buffer_v_target).view(-1, 1)
+    loss = lnet.loss_func(s, a, v_t)
+    if not loss.isfinite():
+        raise FloatingPointError(
+            f"The loss is {loss.item()}; the largest state is {s.abs().max():g}, the largest "
+            f"target {v_t.abs().max():g}. Check states and rewards first, then lower LR."
+        )
 
-    # Not opt.zero_grad(): it clears the gradients of gnet, and those of lnet pile up.
+    # Not opt.zero_grad(): it clears the gradients of gnet, and those of lnet would add up.
     lnet.zero_grad()  # S3: reset gradients
     loss.backward()
     if max_grad_norm is not None:
         torch.nn.utils.clip_grad_norm_(lnet.parameters(), max_grad_norm, error_if_nonfinite=True)
-    # The weights of gnet lie in shared memory, but each process has its own `.grad` of them: no
-    # worker overwrites the gradients of another.
+    # The weights of gnet are in shared memory; their .grad is private to each process.
     for lp, gp in zip(lnet.parameters(), gnet.parameters()):
         gp.grad = lp.grad
     opt.step()  # S3: asynchronous update
     with torch.no_grad():
         for lp, gp in zip(lnet.parameters(), gnet.parameters()):
             lp.copy_(gp)  # S3: synchronize parameters
-        # Buffers, such as BatchNorm's running mean, have no gradients: the last writer wins.
         for lb, gb in zip(lnet.buffers(), gnet.buffers()):
-            gb.copy_(lb)
-
-
-def actions_to_tensor(ba):
-    """Return a list of n actions, as choose_action returned them, as a tensor."""
-    a = np.array(ba)
-    if a.ndim == 1 and a.dtype.kind in "iub":
-        return v_wrap(a, np.int64)  # one choice a step, as Categorical scores it: (n,)
-    if a.dtype in (np.int32, np.int64):
-        return v_wrap(a, np.int64)  # several choices a step: (n, number of choices)
-    # Numbers, as Normal scores them, or switches (int8, bool), as Bernoulli does: (n, dim).
-    return v_wrap(a.reshape(len(a), -1))
+            gb.copy_(lb)  # buffers (BatchNorm's running mean, say) have no gradient: push values
 
 
 def record(global_ep, global_ep_r, ep_r, res_queue, name):
-    """Count an episode of return `ep_r`; queue and print the moving average of all returns.
+    """Count an episode of return ep_r; queue and print the moving average of all returns.
 
-    To continue a run, restore `global_ep` and `global_ep_r`, and raise MAX_EP: above episode 0 the
-    average goes on. (The .csv of save_results counts from 1 again.)
+    To continue a run, restore global_ep and global_ep_r: above episode 0 the average goes on.
     """
-    ep_r = as_number(ep_r)
-    with global_ep.get_lock():  # one lock for both, so that they agree
+    ep_r = np.asarray(ep_r).item()  # some environments pay arrays of one number
+    with global_ep.get_lock():  # one lock for both values, so that they agree
         global_ep.value += 1  # S3: count T, here in episodes
         if global_ep.value == 1:
             global_ep_r.value = ep_r
@@ -126,339 +107,174 @@ def record(global_ep, global_ep_r, ep_r, res_queue, name):
         print(f"{name} Ep: {global_ep.value} | Ep_r: {global_ep_r.value:.2f}", flush=True)
 
 
-def as_number(r):
-    """Return a reward or a return, a number or an array of one number, as a float."""
-    a = np.asarray(r)
-    if a.size != 1 or a.dtype.kind not in "fiub":
-        raise ValueError(f"A reward must be one number, and this is {r!r}.")
-    return float(a.item())
+# A run: nothing below is needed to understand A3C
 
-
-def check_shapes(s, a, v_t, values, m):
-    """Raise a ValueError where the loss would broadcast, which makes it wrong without a word.
-
-    The `values` of states `s` must have the shape of the returns `v_t`, (n, 1); and the policy `m`,
-    a distribution, must score each of the actions `a` once.
-    """
-    if values.shape != v_t.shape:
-        raise ValueError(
-            f"States {tuple(s.shape)} have values {tuple(values.shape)}, not {tuple(v_t.shape)}: "
-            "give states (n, s_dim), one row a step, and let forward return values (n, 1)."
-        )
-    scored = m.batch_shape + m.event_shape
-    if a.shape != scored:
-        raise ValueError(
-            f"Actions {tuple(a.shape)}, but the policy scores {tuple(scored)}: let "
-            "choose_action return a number for one choice, or an array of as many as there are."
-        )
-
-
-def check_finite(what, value, net, s, br=()):
-    """Raise a FloatingPointError if `value`, a number, is not finite, and say where to look.
-
-    `net` made it of the observations `s`, a tensor, and the rewards `br`; `what` is its name.
-    """
-    if math.isfinite(value):
-        return
-    weights = torch.cat([p.detach().abs().flatten() for p in net.parameters()]).max().item()
-    far_s = [x for x in s.flatten().tolist() if not abs(x) < 1e15]  # squared, near float32's end
-    far_r = [as_number(r) for r in br if not abs(as_number(r)) < 1e15]
-    if far_s:
-        where = f"an observation holds {far_s[0]}. Look at the environment."
-    elif far_r:
-        where = f"a reward is {far_r[0]}. Look at the environment, or at REWARD_SCALE."
-    elif not weights < 1e6:
-        where = f"the largest weight is {weights}. Turn down LR, or set MAX_GRAD_NORM."
-    else:
-        where = "observations, rewards and weights are finite. Look at forward and loss_func."
-    raise FloatingPointError(f"The {what} is {value}: {where}")
-
-
-def is_whole(x):
-    return isinstance(x, Integral) and not isinstance(x, bool)
-
-
-def is_number(x):
-    return isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x)
-
-
-def is_norm(x):
-    if x is None:
-        return True
-    return is_number(x) and x > 0
-
-
-def is_reward(x):
-    return x is None or is_number(x)
-
-
-def are_betas(x):
-    # PyTorch takes no whole numbers here.
-    return np.shape(x) == (2,) and all(isinstance(b, float) and 0 <= b < 1 for b in x)
-
-
-CONSTANTS = {  # name: what to use, and whether x is that
-    "ENV_NAME": ("a name in quotes", lambda x: isinstance(x, str)),
-    "UPDATE_GLOBAL_ITER": ("a whole number from 1 on", lambda x: is_whole(x) and x >= 1),
-    "GAMMA": ("a number from 0 to 1", lambda x: is_number(x) and 0 <= x <= 1),
-    "MAX_EP": ("a whole number from 1 on", lambda x: is_whole(x) and x >= 1),
-    "LR": ("a number above 0, at most 1", lambda x: is_number(x) and 0 < x <= 1),
-    "BETAS": ("two numbers from 0.0 to below 1.0, such as (0.92, 0.999)", are_betas),
-    "ENTROPY_BETA": ("a number from 0 on", lambda x: is_number(x) and x >= 0),
-    "MAX_GRAD_NORM": ("a number above 0, or None", is_norm),
-    "REWARD_SCALE": ("a number above 0", lambda x: is_number(x) and x > 0),
-    "FALL_REWARD": ("a number, or None", is_reward),
-    "N_WORKERS": ("a whole number from 1 on", lambda x: is_whole(x) and x >= 1),
-    "SEED": ("a whole number from 0 to 2**63 - 1", lambda x: is_whole(x) and 0 <= x < 2**63),
-    "RENDER": ("True or False", lambda x: isinstance(x, bool)),
+LIMITS = {  # type, lowest and highest value
+    "UPDATE_GLOBAL_ITER": (Integral, 1, math.inf),
+    "GAMMA": (Real, 0, 1),
+    "MAX_EP": (Integral, 1, math.inf),
+    "LR": (Real, 1e-12, 1),
+    "ENTROPY_BETA": (Real, 0, 1e6),
+    "MAX_GRAD_NORM": (Real, 1e-9, 1e9),
+    "REWARD_SCALE": (Real, 1e-9, 1e9),
+    "N_WORKERS": (Integral, 1, 1000),
+    "SEED": (Integral, 0, 2**32 - 1),
 }
 
 
 def check_constants(constants):
-    """Exit with a sentence on the first of `constants`, a script's globals(), that cannot work."""
-    for name, (what, works) in CONSTANTS.items():
-        if name in constants and not works(constants[name]):
-            sys.exit(f"{name} = {constants[name]!r}: use {what}.")
-    if constants.get("RENDER") and find_spec("pygame") is None:
-        sys.exit("RENDER = True needs pygame: `pip install pygame-ce`, or set RENDER = False.")
+    """Return a script's constants, given its globals(); exit if one is outside of LIMITS."""
+    for name, (kind, low, high) in LIMITS.items():
+        value = constants.get(name)
+        if name not in constants or (name == "MAX_GRAD_NORM" and value is None):
+            continue
+        if not (isinstance(value, kind) and low <= value <= high):
+            what = "a whole number" if kind is Integral else "a number"
+            sys.exit(f"{name} = {value!r}: use {what} from {low} to {high}.")
+    kinds = (Real, str, tuple, list, type(None))
+    return {k: v for k, v in constants.items() if k.isupper() and isinstance(v, kinds)}
 
 
-def check_env(env_name, make_env, kind):
-    """Return make_env(), or exit with a sentence if the script that calls this can't learn it.
+def check_env(env, actions):
+    """Return env; raise ValueError if it does not suit a script that learns `actions`.
 
-    `kind`: the class of the actions that the script chooses, gym.spaces.Discrete or Box.
+    actions is the name of a class of spaces, "Discrete" or "Box": gym and Gymnasium each have one.
     """
-    try:
-        env = make_env()
-    except Exception as error:
-        if not isinstance(error, ImportError) and "gym" not in type(error).__module__:
-            raise  # an error in an environment of one's own
-        said = " ".join(str(error).split())
-        sys.exit(f"ENV_NAME = {env_name!r}: change it, or install what it needs ({said}).")
-    a, s = env.action_space, env.observation_space
-    scripts = {"Discrete": "discrete_A3C.py", "Box": "continuous_A3C.py"}
-    problem = None
+    s, a = env.observation_space, env.action_space
     if len(s.shape or ()) != 1:
-        problem = f"its observations are {s}, not vectors. Change Net, as examples/ do"
-    elif np.any(getattr(a, "start", 0)):
-        problem = f"its actions are {a}. Wrap it, so that they count from 0 on"
-    elif hasattr(a, "is_bounded") and not (a.is_bounded() and len(a.shape) == 1):
-        problem = f"its actions are {a}. Wrap it, so that they are a bounded vector"
-    elif not isinstance(a, kind):
-        problem = f"its actions are {a}. Use {scripts.get(type(a).__name__, 'a Net of your own')}"
-    if problem is not None:
-        sys.exit(" ".join(f"ENV_NAME = {env_name!r}: {problem}.".split()))  # in one line
+        raise ValueError(
+            f"ENV_NAME: {env} observes {s}, not a vector. Wrap it in FlattenObservation; "
+            "for images, see examples/catch_pixels.py."
+        )
+    if type(a).__name__ != actions:
+        raise ValueError(
+            f"ENV_NAME: the actions of {env} are {a}. "
+            "discrete_A3C.py learns Discrete, continuous_A3C.py learns Box."
+        )
+    if actions == "Discrete" and a.start != 0:
+        raise ValueError(f"ENV_NAME: the actions of {env} are {a}; they must count from 0.")
+    if actions == "Box":
+        floats = np.issubdtype(a.dtype, np.floating)
+        if not (floats and a.is_bounded() and len(a.shape) == 1):
+            raise ValueError(f"ENV_NAME: the actions of {env} are {a}; use a bounded float vector.")
     return env
 
 
 def seed_all(seed):
-    """Seed all that draws random numbers in this process: torch, NumPy and Python's random."""
+    """Seed PyTorch, NumPy and Python's random in this process."""
     torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # it takes no larger one
+    np.random.seed(seed)
     random.seed(seed)
 
 
 def follow_parent():
-    """Leave Ctrl-C to the parent, and end when it ends: the first line of a worker's `run`."""
+    """Let a worker end when its parent ends, and leave Ctrl-C to the parent."""
 
-    def end_with_parent():
+    def exit_with_parent():
         mp.parent_process().join()
         os._exit(1)
 
-    if mp.parent_process() is not None:  # run() may be called without a process of its own
+    if mp.parent_process() is not None:  # None: run() was called directly, to debug it
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        threading.Thread(target=end_with_parent, daemon=True).start()
-        torch.set_num_threads(1)  # for a notebook, where torch comes before OMP_NUM_THREADS
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        threading.Thread(target=exit_with_parent, daemon=True).start()
+        torch.set_num_threads(1)
 
 
 def run_workers(workers, res_queue, res):
-    """Start `workers`, append what they queue (but None) to `res`, and leave none running.
+    """Run all workers until they are done; append to res what they put on res_queue (not None).
 
-    SystemExit: a sentence on the worker that died (its traceback stands above), or 130 after
-    Ctrl-C, which has no effect from then on until save_results has saved.
+    Raises SystemExit if a worker died (its traceback stands above), with 130 after Ctrl-C and with
+    143 after SIGTERM. In any case no worker is left running.
     """
-    ended, all_read = threading.Event(), threading.Event()
 
-    def gather():  # all the time: a full queue would stop the workers
-        while not (ended.is_set() and res_queue.empty()):
-            if res_queue.empty():
-                time.sleep(0.01)
-                continue
+    def gather():
+        while not res_queue.empty():
             result = res_queue.get()
             if result is not None:
                 res.append(result)
-        all_read.set()
 
-    # A thread of its own, as get() never returns where a worker is killed inside put().
-    reader = threading.Thread(target=gather, daemon=True)
+    received = []  # a handler that raises would not do: during a fork exceptions get lost
+    handlers = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handlers[number] = signal.signal(number, lambda number, _: received.append(number))
     try:
         for worker in workers:
             worker.start()
-        reader.start()
-        running = {worker.sentinel: worker for worker in workers}
+        running = True
         while running:
-            for sentinel in wait(running, timeout=1):
-                worker = running.pop(sentinel)
-                worker.join()
-                if worker.exitcode != 0:
-                    sys.exit(f"Worker {worker.name} died: {worker}")
-            if not reader.is_alive():
-                break
-        ended.set()
-        reader.join()
-        if not all_read.is_set():
-            sys.exit("What a worker queued could not be read: see the error above.")
-    except KeyboardInterrupt:
-        answer_ctrl_c(signal.SIG_IGN)
-        print("Saving ...", flush=True)
-        sys.exit(130)
+            running = any(worker.is_alive() for worker in workers)
+            gather()  # all the time: a full queue would block the workers
+            if received:
+                print("Saving ...", flush=True)
+                sys.exit(128 + received[0])
+            for worker in workers:
+                if worker.exitcode:  # None while it runs, 0 when it is done
+                    sys.exit(f"Worker {worker.name} died (exit code {worker.exitcode}).")
+            time.sleep(0.01)
     finally:
         for worker in workers:
             if worker.is_alive():
                 worker.kill()
                 worker.join()
-        ended.set()
-        if reader.is_alive():
-            reader.join(timeout=2)
+        gather()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
-def answer_ctrl_c(handler):
-    """Let `handler` answer Ctrl-C from now on; only the main thread may, and only it gets one."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, handler)
+# Its results
 
 
-def evaluate(net, env, seed, episodes=10, max_steps=10_000):
-    """Return the mean return of `net`'s greedy policy; an episode ends after `max_steps`."""
-    total = 0.0
+def evaluate(net, env, seed, episodes=10, max_steps=1000):
+    """Return the returns (episodes,) of the greedy policy; episode i starts from seed + i."""
+    returns = np.zeros(episodes)
+    training = net.training
+    net.eval()
     for episode in range(episodes):
         s, _ = env.reset(seed=seed + episode)
+        if hasattr(net, "forget"):
+            net.forget()  # as in examples/memory.py
         for _ in range(max_steps):
-            a = net.choose_action(v_wrap(np.asarray(s)[None]), greedy=True)
+            a = net.choose_action(v_wrap(s)[None], greedy=True)
             s, r, terminated, truncated, _ = env.step(a)
-            total += as_number(r)
+            returns[episode] += np.asarray(r).item()
             if terminated or truncated:
                 break
-    return total / episodes
-
-
-def print_greedy(net, env, seed, before):
-    """Print the greedy policy's mean return, `before` training and now, lowest and highest."""
-    returns = [evaluate(net, env, seed + episode, episodes=1) for episode in range(10)]
-    after = sum(returns) / len(returns)
-    spread = f"{min(returns):.1f} to {max(returns):.1f}"
-    print(f"Greedy policy: mean return {before:.1f} before, {after:.1f} after ({spread})")
-    if after <= before:
-        print("It is no better than before: train longer, or turn down LR (unless it is perfect).")
+    net.train(training)
+    return returns
 
 
 def new_run(env_name):
-    """Return the path, without an ending, of a new run's files: results/NAME-1, then NAME-2, ...
-
-    An empty .pt takes the number, so that two runs at once never share it.
-    """
-    folder = Path(__file__).resolve().parent / "results"
-    folder.mkdir(exist_ok=True)
-    name = re.sub("[/:]", "-", env_name)
+    """Make the folder of a new run, results/NAME-1, or NAME-2 and so on, and return its path."""
+    results = Path(__file__).resolve().parent / "results"
+    results.mkdir(exist_ok=True)
+    name = env_name.replace("/", "-").replace(":", "-")
     for number in count(1):
-        run = folder / f"{name}-{number}"
-        if not list(folder.glob(f"{run.name}.*")):
-            try:
-                open(f"{run}.pt", "x").close()
-                return run
-            except FileExistsError:
-                pass  # another run was faster
+        run = results / f"{name}-{number}"
+        try:
+            run.mkdir()  # fails if it exists, so that two runs never share a folder
+            return run
+        except FileExistsError:
+            continue
 
 
-def save_results(net, res, env_name, title, threshold=None, run=None):
-    """Save a run in results/: weights (.pt), returns (.csv) and a picture of them (.png).
+def save_results(run, net, res, constants):
+    """Save weights.pt, constants.json, returns.csv and returns.png in the folder run.
 
-    `res` lists the moving averages; without any, nothing is saved. `title` tells the constants;
-    `run` is the path of new_run, which is called if it is None. Ctrl-C has no effect meanwhile.
-    Returns whether it worked.
+    res lists the moving averages that record has queued.
     """
-    answer_ctrl_c(signal.SIG_IGN)
-    try:
-        if not res:
-            print("Nothing to save: no episode has ended.")
-            free_number(run)
-            return True
-        run = run or new_run(env_name)
-        save_weights(net, run)
-        averages = np.array(res, dtype=float)
-        returns = averages.copy()
-        returns[1:] = (averages[1:] - 0.99 * averages[:-1]) / 0.01  # what record has averaged
-        rows = [f"{i},{r:.6g},{a:.6g}" for i, (r, a) in enumerate(zip(returns, averages), 1)]
-        lines = [f"# {title}", "episode,return,average", *rows, ""]
-        write_whole(f"{run}.csv", "\n".join(lines).encode())
-        picture = io.BytesIO()
-        draw(returns, averages, f"{run.name}\n{title}", threshold).savefig(picture)
-        write_whole(f"{run}.png", picture.getvalue())
-        return True
-    except OSError as error:
-        print(f"Not saved: {error}. Make room, or make results/ writable.", file=sys.stderr)
-        free_number(run)
-        return False
-    finally:
-        answer_ctrl_c(signal.default_int_handler)
-
-
-def free_number(run):
-    """Remove the .pt of `run` that only takes the number: nothing was saved."""
-    number = Path(f"{run}.pt")
-    if run is not None and number.exists() and number.stat().st_size == 0:
-        number.unlink()
-
-
-def save_weights(net, run):
-    """Save the weights of `net` as the .pt of `run`, a path of new_run."""
-    weights = io.BytesIO()
-    torch.save(net.state_dict(), weights)
-    write_whole(f"{run}.pt", weights.getvalue())
-
-
-def write_whole(path, data):
-    """Write `data`, bytes, to the file `path`, whole or not at all; an OSError says why not."""
-    part = Path(f"{path}.part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    print(f"Saved {path}", flush=True)
-
-
-def draw(returns, averages, title, threshold):
-    """Return the figure, always the same one, of the returns, faint, and their moving averages."""
-    try:
-        fig, ax = plt.subplots(figsize=(11, 6), num="A3C", clear=True)
-    except Exception:  # the display is gone: each window toolkit raises an error of its own
-        plt.switch_backend("agg")
-        fig, ax = plt.subplots(figsize=(11, 6), num="A3C", clear=True)
-    episodes = range(1, len(returns) + 1)
+    torch.save(net.state_dict(), run / "weights.pt")
+    (run / "constants.json").write_text(json.dumps(constants, indent=2, default=str))
+    averages = np.array(res, dtype=float)
+    returns = averages.copy()
+    returns[1:] = (averages[1:] - 0.99 * averages[:-1]) / 0.01  # undoes the moving average
+    episodes = np.arange(1, len(res) + 1)
+    table, header = np.column_stack([episodes, returns, averages]), "episode,return,average"
+    np.savetxt(run / "returns.csv", table, "%.6g", ",", header=header, comments="")
+    fig, ax = plt.subplots(figsize=(11, 6))
     ax.plot(episodes, returns, alpha=0.25, label="return")
-    ax.plot(episodes, averages, label="moving average (0.99)")
-    if threshold is not None:
-        ax.axhline(threshold, color="gray", linestyle="--", label=f"{threshold:g}")
-    ax.set(xlabel="Episode", ylabel="Return")
-    ax.set_title(textwrap.fill(title, 130, replace_whitespace=False), size=9)
+    ax.plot(episodes, averages, label="moving average")
+    ax.set(title=run.name, xlabel="Episode", ylabel="Return")
     ax.legend()
-    return fig
-
-
-def load_weights(net, path):
-    """Load the weights that a run saved at `path` into `net`, or exit with a sentence."""
-    try:
-        net.load_state_dict(torch.load(path, weights_only=True))
-    except FileNotFoundError:
-        sys.exit(f"{path!r}: there is no such file; train first, or change the name.")
-    except Exception as error:
-        made = f"no weights of {type(net).__module__}.Net ({type(error).__name__})"
-        sys.exit(f"{path!r}: {made}; train again, or change the name.")
-
-
-def show_picture():
-    """Show the picture of the run, where there is a display."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*non-interactive")
-        plt.show()
+    fig.savefig(run / "returns.png")
+    print(f"Saved {run}: weights.pt, constants.json, returns.csv, returns.png", flush=True)
