@@ -1,17 +1,16 @@
 """A3C with a memory: catch a ball that is seen only once. Run: python -m examples.memory
 
-The network is an LSTM, as in the paper's "A3C LSTM": what it has seen goes on in a hidden state.
-Beside the environment, Net differs from that of discrete_A3C.py, and Worker in one line more;
-push_and_pull stays as it is. To make it yours, copy this file beside utils.py and shared_adam.py.
+The network is an LSTM, the paper's "A3C LSTM": its hidden state remembers what it has seen. Net
+differs from that of discrete_A3C.py, and Worker in one line: a new episode starts with an empty
+memory. push_and_pull stays. To make it yours, copy this file beside utils.py and shared_adam.py.
 """
 
 import os
-import random
-import time
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: later it does nothing
+os.environ["OMP_NUM_THREADS"] = "1"  # before importing torch, or forked workers may hang
 
 import gym
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.multiprocessing as mp
@@ -19,25 +18,26 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from shared_adam import SharedAdam
-from utils import check_constants, check_finite, check_shapes, evaluate, follow_parent
-from utils import print_greedy, push_and_pull, record, run_workers, save_results, seed_all
-from utils import set_init, show_picture, v_wrap
+from utils import check_constants, evaluate, follow_parent, new_run, push_and_pull, record
+from utils import run_workers, save_results, seed_all, set_init, v_wrap
 
-ENV_NAME = "DarkCatch"  # of the files in results/
-UPDATE_GLOBAL_ITER = 10  # n, the steps between two updates
+ENV_NAME = "DarkCatch"  # names the folder in results/
+UPDATE_GLOBAL_ITER = 10  # n, steps between two updates
 GAMMA = 0.99  # discount factor
-MAX_EP = 20_000  # episodes of all workers together; those under way at the end come on top
-LR = 4e-3  # learning rate of Adam at the start; it falls to 0 over the run
-BETAS = (0.92, 0.999)  # decay rates of Adam's two averages
-ENTROPY_BETA = 0.03  # weight of the entropy bonus (section 4 of the paper, not in S3)
-MAX_GRAD_NORM = None  # or a number, such as 40: a longer gradient is scaled down to this L2 norm
-REWARD_SCALE = 1.0  # rewards are divided by this to learn from
-N_WORKERS = mp.cpu_count()  # processes, ideally one for each core
-SEED = 2  # of all random numbers
+MAX_EP = 20_000  # total episodes, all workers (a few more may finish)
+LR = 4e-3  # initial learning rate of Adam, annealed to 0 over MAX_EP
+BETAS = (0.92, 0.999)  # decay rates of Adam's moving averages
+ENTROPY_BETA = 0.03  # weight of the entropy bonus
+MAX_GRAD_NORM = None  # clip gradients to this L2 norm; None: don't clip
+REWARD_SCALE = 1.0  # learn from rewards divided by this
+N_WORKERS = mp.cpu_count()  # worker processes
+SEED = 2  # seeds all random number generators
+
+torch.distributions.Distribution.set_default_validate_args(False)  # faster
 
 
 class Catch(gym.Env):
-    """A ball falls through eight rows, one a step. Be under it in the last: it pays 1, else -1."""
+    """A ball falls one row a step. Be under it in the last row: the reward is 1, else -1."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
     action_space = gym.spaces.Discrete(3)  # left, stay, right
@@ -68,9 +68,8 @@ class Catch(gym.Env):
         return self.observe(), reward, terminated, False, {}
 
     def render(self):
-        """Return the screen as a picture (80, 80, 3), for examples/watch.py."""
-        screen = np.uint8(255 * self.observe().reshape(8, 8, 1))
-        return screen.repeat(10, axis=0).repeat(10, axis=1).repeat(3, axis=2)
+        """Return the screen as a picture (8, 8, 3)."""
+        return np.uint8(255 * self.observe().reshape(8, 8, 1)).repeat(3, axis=2)
 
 
 class DarkCatch(Catch):
@@ -84,20 +83,21 @@ class DarkCatch(Catch):
         return screen.ravel()
 
 
-def make_env(render=False):
-    """Return a new environment, one that makes pictures if `render`."""
-    return DarkCatch("rgb_array" if render else None)
+def make_env(**options):
+    """Return a new environment; options: render_mode="rgb_array"."""
+    return DarkCatch(**options)
 
 
 env = make_env()
 N_S, N_A = env.observation_space.shape[0], int(env.action_space.n)
+env.close()  # each process makes its own
 
 
 class Net(nn.Module):
-    """Actor and critic on one LSTM, whose hidden state is a memory of the episode.
+    """Actor and critic on one LSTM.
 
-    `state` is the memory now; `start` is that before the first of the n steps of the next update.
-    Both are plain tensors: as buffers, they would be pushed to the global network.
+    `state` is the memory now, `start` the memory before the n steps of the next update. Both are
+    plain tensors, as buffers would be pushed to the global network.
     """
 
     def __init__(self, s_dim, a_dim):
@@ -111,129 +111,104 @@ class Net(nn.Module):
         self.forget()
 
     def forget(self):
-        """Empty the memory: a new episode begins."""
+        """Empty the memory, as a new episode starts."""
         self.state = self.start = (torch.zeros(1, 1, 64), torch.zeros(1, 1, 64))  # h, c
 
     def forward(self, x, state=None):
-        """Go through states (n, s_dim), one step after another, from the memory `state`.
+        """Unroll the states (n, s_dim) of n steps from the memory `state`, or from self.state.
 
-        Returns the memory afterwards, logits (n, a_dim) and values (n, 1). Without a `state` it
-        goes on from `self.state`. That stays where it is, so push_and_pull may ask for the value of
-        the last state, and the worker still has that state before it.
+        Returns the memory afterwards, logits (n, a_dim) and values (n, 1). self.state stays as it
+        is, so that push_and_pull can ask for the value of the last state.
         """
         x, state = self.lstm(x[:, None], self.state if state is None else state)
         return state, self.pi(x[:, 0]), self.v(x[:, 0])
 
     @torch.no_grad()
     def choose_action(self, s, greedy=False):
-        """Draw an action for one state (1, s_dim), and keep it in memory; greedy: the likeliest."""
+        """Sample an action for one state (1, s_dim), and remember the state."""
         self.state, logits, _ = self.forward(s)
-        probs = F.softmax(logits, dim=1)[0].tolist()
-        check_finite("policy", sum(probs), self, s)
         if greedy:
             return logits.argmax().item()
-        return random.choices(range(self.a_dim), probs)[0]  # it is m.sample(), but faster
+        return F.softmax(logits, dim=1).multinomial(1).item()
 
     def loss_func(self, s, a, v_t):
-        """Return the scalar loss of states (n, s_dim), actions (n,) and returns (n, 1).
+        """Return the loss (a scalar): states (n, s_dim), actions (n,), returns v_t (n, 1).
 
-        The n steps are unrolled once more, from the memory at their beginning, which then moves on
-        to their end. It is a constant to the gradients: none flows past the n steps.
+        The n steps are unrolled again, from the memory before them. No gradient flows further back.
         """
         state, logits, values = self.forward(s, self.start)
         self.start = tuple(tensor.detach() for tensor in state)
-        m = self.distribution(logits=logits, validate_args=False)
-        check_shapes(s, a, v_t, values, m)
+        assert values.shape == v_t.shape, "v_t - values would broadcast"
         td = v_t - values  # the advantage
         c_loss = td.pow(2).sum()  # S3: accumulate gradients, critic
-        log_prob = m.log_prob(a).view(len(a), -1)
+        m = self.distribution(logits=logits)
+        log_prob = m.log_prob(a)[:, None]
         a_loss = -(log_prob * td.detach()).sum()  # S3: accumulate gradients, actor
         return c_loss + a_loss - ENTROPY_BETA * m.entropy().sum()
 
 
 class Worker(mp.Process):
-    """Actor-learner number `name`, as in discrete_A3C.py but for `FALL_REWARD` and `make_env`.
+    """The Worker of discrete_A3C.py, but lnet must `forget` the last episode.
 
-    At the beginning of an episode its network must `forget` the last one.
+    And `make_env` is called without RENDER.
     """
 
     def __init__(self, gnet, opt, global_ep, global_ep_r, res_queue, name):
         super().__init__(name=f"w{name:02d}")
         self.gnet, self.opt = gnet, opt
         self.g_ep, self.g_ep_r, self.res_queue = global_ep, global_ep_r, res_queue
-        self.n_steps = mp.Value("q", 0, lock=False)  # S3: initialize t; the parent reads it
-        self.seed = torch.randint(2**31, ()).item()  # drawn in the parent: each worker's differs
+        self.seed = torch.randint(2**31, ()).item()  # drawn in the parent, so workers differ
 
     def run(self):
         follow_parent()
         seed_all(self.seed)
         env = make_env()
         env.reset(seed=self.seed)
-        gnet, opt = self.gnet, self.opt
-        lnet = Net(N_S, N_A)  # the local network
-        lnet.load_state_dict(gnet.state_dict())
+        lnet = Net(N_S, N_A)  # local network
+        lnet.load_state_dict(self.gnet.state_dict())
         while self.g_ep.value < MAX_EP:  # S3: until T > T_max
-            # Annealed to 0 as in the paper's experiments (its supplement); S3 does not say so.
-            opt.param_groups[0]["lr"] = LR * max(0.0, 1.0 - self.g_ep.value / MAX_EP)
+            # Annealing is not in S3, but in the paper's experiments.
+            self.opt.param_groups[0]["lr"] = LR * max(0.0, 1.0 - self.g_ep.value / MAX_EP)
             s, _ = env.reset()  # S3: get state
             lnet.forget()
             buffer_s, buffer_a, buffer_r = [], [], []  # S3: t_start = t
             ep_r = 0.0
             while True:
-                buffer_s.append(np.array(s))  # a copy: the environment may write into s
-                a = lnet.choose_action(v_wrap(s[None, :]))  # S3: perform a_t
+                buffer_s.append(np.array(s))  # a copy: the environment may reuse its array
+                a = lnet.choose_action(v_wrap(s)[None])  # S3: perform a_t
                 buffer_a.append(a)
                 s_, r, terminated, truncated, _ = env.step(a)  # S3: receive reward and new state
-                self.n_steps.value += 1  # S3: t = t + 1
                 ep_r += r
                 buffer_r.append(r / REWARD_SCALE)
-                # S3: until terminal or t_max; a time limit (truncated) is not terminal
                 if terminated or truncated or len(buffer_s) >= UPDATE_GLOBAL_ITER:
-                    push_and_pull(opt, lnet, gnet, terminated, s_, buffer_s, buffer_a, buffer_r,
-                                  GAMMA, max_grad_norm=MAX_GRAD_NORM)  # fmt: skip
-                    buffer_s, buffer_a, buffer_r = [], [], []
-                    if terminated or truncated:
-                        break
+                    # At a time limit (truncated) rewards would go on, so it does not count as done.
+                    push_and_pull(
+                        self.opt, lnet, self.gnet, terminated, s_,
+                        buffer_s, buffer_a, buffer_r, GAMMA, max_grad_norm=MAX_GRAD_NORM,
+                    )  # fmt: skip
+                    buffer_s, buffer_a, buffer_r = [], [], []  # S3: t_start = t
+                if terminated or truncated:
+                    break
                 s = s_
             record(self.g_ep, self.g_ep_r, ep_r, self.res_queue, self.name)
-
-
-class Forgetful(gym.Wrapper):
-    """An environment whose reset() makes `net` forget, for evaluate: it knows of no memory."""
-
-    def __init__(self, env, net):
-        super().__init__(env)
-        self.net = net
-
-    def reset(self, **options):
-        self.net.forget()
-        return self.env.reset(**options)
+        env.close()
 
 
 if __name__ == "__main__":
-    check_constants(globals())
+    constants = check_constants(globals())
+    env = make_env()
     seed_all(SEED)
-    gnet = Net(N_S, N_A).share_memory()  # the global network
-    env = Forgetful(env, gnet)
-    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # global optimizer; workers set its lr
+    gnet = Net(N_S, N_A).share_memory()  # global network
+    opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # global optimizer
     global_ep, global_ep_r, res_queue = mp.Value("i", 0), mp.Value("d", 0.0), mp.SimpleQueue()
     workers = [Worker(gnet, opt, global_ep, global_ep_r, res_queue, i) for i in range(N_WORKERS)]
-    before = evaluate(gnet, env, SEED)
+    run = new_run(ENV_NAME)
+    print(f"Before training, the greedy policy returns {evaluate(gnet, env, SEED).mean():.2f}")
     res = []
-    begin = time.perf_counter()
     try:
         run_workers(workers, res_queue, res)
-    finally:
-        seconds = time.perf_counter() - begin
-        title = (
-            f"{UPDATE_GLOBAL_ITER = }, {GAMMA = }, {MAX_EP = }, {LR = }, {BETAS = }, "
-            f"{ENTROPY_BETA = }, {MAX_GRAD_NORM = }, {REWARD_SCALE = }, "
-            f"{N_WORKERS = }, {SEED = }"
-        )
-        saved = save_results(gnet, res, ENV_NAME, title)
-        steps = sum(worker.n_steps.value for worker in workers)
-        print(f"{len(res)} episodes in {seconds:.1f} s, {steps / seconds:.0f} env steps/s")
-    print_greedy(gnet, env, SEED, before)
-    show_picture()
-    if not saved:
-        raise SystemExit(1)  # save_results has said why
+    finally:  # also after Ctrl-C or an error
+        save_results(run, gnet, res, constants)
+    print(f"After training, the greedy policy returns {evaluate(gnet, env, SEED).mean():.2f}")
+    env.close()
+    plt.show()
