@@ -1,9 +1,11 @@
-"""Compare runs: draw their moving averages over each other. Run: python -m examples.compare
+"""Compare runs: the moving averages of many seeds in one picture. Run: python -m examples.compare
 
-Each line is labelled by the constants in which the runs differ.
+Runs whose constants differ in SEED alone are one line: the median, and a band from the lowest to
+the highest seed. Its label has the constants that differ, or else the name of the run's folder.
+Rename a folder, to CartPole-v0-gradients for example, to tell a run with a patch from the others.
 """
 
-import glob
+import json
 import re
 import sys
 from pathlib import Path
@@ -11,53 +13,74 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from utils import show_picture
-
-RUNS = "results/CartPole-v0-*.csv"  # which runs, or a list: ["results/CartPole-v0-1.csv", ...]
-PICTURE = "results/compare.png"
+RUNS = "results/*"  # folders of runs
+THRESHOLDS = {"CartPole-v0": 195}  # draws a dashed line
 
 
-def find_runs(runs):
-    """Return the paths of `runs`, a pattern or a list, the lowest number first."""
-    paths = glob.glob(runs) if isinstance(runs, str) else runs
-    return sorted(map(Path, paths), key=lambda path: (len(path.name), path.name))
+def read_run(folder):
+    """Return the constants of the run in `folder` and its moving averages (episodes,)."""
+    constants = json.loads((folder / "constants.json").read_text())
+    table = np.loadtxt(folder / "returns.csv", delimiter=",", skiprows=1, ndmin=2)
+    return constants, table[:, 2]
 
 
-def read_run(path):
-    """Return what the csv at `path` holds: {constant: value}, as text, and the averages (n,)."""
-    try:
-        with open(path) as file:
-            first = file.readline().strip()  # "# GAMMA = 0.9, BETAS = (0.92, 0.999), ..."
-            constants = dict(re.findall(r"(\w+) = (.*?)(?:, (?=\w+ = )|$)", first))
-            averages = np.loadtxt(file, delimiter=",", skiprows=1, ndmin=2)[:, 2]
-    except (OSError, ValueError, IndexError) as error:
-        sys.exit(f"RUNS: {path} is not a csv that a run has saved ({error}).")
-    return constants, averages
+def group_runs(folders):
+    """Return a list of groups: name, constants without SEED, and the averages of each seed."""
+    groups = []
+    for folder in sorted(folders):
+        constants, averages = read_run(folder)
+        constants.pop("SEED", None)
+        name = re.sub(r"-\d+$", "", folder.name)  # CartPole-v0-2 is another run of CartPole-v0
+        for group in groups:
+            if group[:2] == (name, constants):
+                group[2].append(averages)
+                break
+        else:
+            groups.append((name, constants, [averages]))
+    return groups
 
 
-def labels_of(runs):
-    """Return a label for each of `runs`, a list of constants: those that are not all the same."""
-    names = {name for constants in runs for name in constants}
-    differ = [name for name in names if len({constants.get(name) for constants in runs}) > 1]
+def labels_of(groups):
+    """Return a label for each group: the constants that differ, or the name."""
+    all_constants = [constants for _, constants, _ in groups]
     labels = []
-    for constants in runs:
-        # In the order in which the run told them.
-        told = [f"{name} = {constants[name]}" for name in constants if name in differ]
-        labels.append(", ".join(told))
+    for name, constants, _ in groups:
+        differ = [k for k in constants if any(c.get(k) != constants[k] for c in all_constants)]
+        label = ", ".join(f"{k} = {constants[k]}" for k in differ)
+        if label == "" or all_constants.count(constants) > 1:
+            label = f"{name} {label}".strip()
+        labels.append(label)
     return labels
 
 
+def draw(groups, title):
+    """Return the figure of the groups of one environment."""
+    fig, ax = plt.subplots(figsize=(11, 6), layout="constrained")
+    for label, (_, _, runs) in zip(labels_of(groups), groups):
+        curves = np.array([averages[: min(map(len, runs))] for averages in runs])
+        if len(runs) > 1:
+            label = f"{label} ({len(runs)} seeds)"
+        episodes = np.arange(1, curves.shape[1] + 1)
+        [line] = ax.plot(episodes, np.median(curves, axis=0), label=label)
+        ax.fill_between(episodes, curves.min(0), curves.max(0), color=line.get_color(), alpha=0.2)
+    if title in THRESHOLDS:
+        ax.axhline(THRESHOLDS[title], color="gray", linestyle="--", label=str(THRESHOLDS[title]))
+    if len({constants["MAX_EP"] for _, constants, _ in groups}) > 1:
+        title += " (MAX_EP differs, so LR is annealed at different speeds)"
+    ax.set(title=title, xlabel="Episode", ylabel="Return, moving average")
+    fig.legend(loc="outside lower center")
+    return fig
+
+
 if __name__ == "__main__":
-    paths = find_runs(RUNS)
-    if not paths:
-        sys.exit(f"RUNS = {RUNS!r}: there is no such run; train first, or change it.")
-    runs = [read_run(path) for path in paths]
-    labels = labels_of([constants for constants, _ in runs])
-    fig, ax = plt.subplots(figsize=(11, 6))
-    for path, label, (_, averages) in zip(paths, labels, runs):
-        ax.plot(range(1, len(averages) + 1), averages, label=f"{path.stem}: {label}".rstrip(": "))
-    ax.set(xlabel="Episode", ylabel="Return, moving average (0.99)")
-    ax.legend()
-    fig.savefig(PICTURE)
-    print(f"Saved {PICTURE}")
-    show_picture()
+    folders = [path.parent for path in Path().glob(f"{RUNS}/returns.csv")]
+    if not folders:
+        sys.exit(f"RUNS = {RUNS!r}: no such run")
+    groups = group_runs(folders)
+    for env_name in dict.fromkeys(constants["ENV_NAME"] for _, constants, _ in groups):
+        path = Path("results", f"compare-{re.sub('[/:]', '-', env_name)}.png")
+        draw([group for group in groups if group[1]["ENV_NAME"] == env_name], env_name).savefig(
+            path
+        )
+        print(f"Saved {path}")
+    plt.show()

@@ -1,107 +1,144 @@
-"""Watch a trained agent. Train one first, then: pip install pygame-ce && python -m examples.watch
+"""Watch a trained agent: the game, the actor and the critic. Run: python -m examples.watch
 
-PROGRAM trained it: discrete_A3C, continuous_A3C, examples.catch, examples.atari, or a program of
-your own that has Net, N_S, N_A and make_env. Without a display it writes an animation.
+Needs pygame-ce for the pictures of gym: pip install pygame-ce. With SHOW = None nothing is drawn:
+it plays EPISODES and prints their returns.
 """
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: later it does nothing
+os.environ["OMP_NUM_THREADS"] = "1"  # before importing torch
 
-import sys
-from importlib import import_module
+import json
+import types
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image  # it comes with matplotlib
+import torch
+from matplotlib.animation import FuncAnimation, PillowWriter
 
-from utils import evaluate, load_weights
+from examples.sweep import change
+from utils import evaluate, v_wrap
 
-PROGRAM = "discrete_A3C"  # as it is imported: with a dot for the folder, without .py
-WEIGHTS = "results/CartPole-v0-1.pt"  # as the run printed it
-GIF = None  # a name, such as "results/CartPole-v0-1.gif": write this animation, open no window
-EPISODES = 3
-MAX_STEPS = 10_000  # of an episode
-SEED = 1  # of the environment
-EVERY = 2  # steps from one picture of an animation to the next
+PROGRAM = "discrete_A3C.py"  # that trained the run
+WEIGHTS = "examples/weights/CartPole-v0"  # folder of a run, such as "results/CartPole-v0-1"
+SHOW = "window"  # or "gif", which is written to the run's folder in results/; None: don't draw
+STEPS = 400  # to show
+EVERY = 2  # steps between two pictures
+EPISODES = 100  # to play with SHOW = None
+SEED = 1  # of the first episode
+SEEN = 200  # steps of V(s) in the plot
 
 
-class Shown:
-    """An environment to play in; its pictures are kept in `frames` where it makes some."""
+def load(program, folder):
+    """Return `program` as a module with the constants of the run in `folder`, and its network."""
+    constants = json.loads(Path(folder, "constants.json").read_text())
+    text = Path(program).read_text()
+    constants = {name: value for name, value in constants.items() if f"\n{name} = " in text}
+    module = types.ModuleType("program")
+    exec(compile(change(text, constants), program, "exec"), module.__dict__)
+    net = module.Net(module.N_S, module.N_A)
+    net.load_state_dict(torch.load(Path(folder, "weights.pt"), weights_only=True))
+    return module, net.eval()
 
-    def __init__(self, env, net):
-        self.env, self.net, self.frames, self.steps = env, net, [], 0
 
-    def reset(self, seed=None):
-        if hasattr(self.net, "forget"):  # it has a memory of the last episode
-            self.net.forget()
-        return self.env.reset(seed=seed)
+def play(net, env):
+    """Yield each step of the greedy policy: picture, outputs of the policy, V(s) and reward."""
+    for episode in range(STEPS):
+        s, _ = env.reset(seed=SEED + episode)
+        if hasattr(net, "forget"):
+            net.forget()
+        terminated = truncated = False
+        r = 0.0
+        while not (terminated or truncated):
+            s = v_wrap(s)[None]
+            with torch.no_grad():
+                *outputs, value = net(s)
+            yield env.render(), outputs, value.item(), np.asarray(r).item()
+            s, r, terminated, truncated, _ = env.step(net.choose_action(s, greedy=True))
 
-    def step(self, a):
-        if isinstance(a, np.ndarray) and a.dtype == np.float32:
-            a = a.astype("float64")  # gym's Pendulum can't draw a float32
-        if self.env.render_mode == "rgb_array" and self.steps % EVERY == 0:
-            frame = Image.fromarray(self.env.render())
-            half = frame.resize((frame.width // 2, frame.height // 2))
-            self.frames.append(half.quantize(32))
-        self.steps += 1
-        return self.env.step(a)
 
-    def write(self, path):
-        """Write the pictures to `path`, at the speed that the environment names."""
-        Path(path).parent.mkdir(exist_ok=True)
-        milliseconds = 1000 * EVERY // self.env.metadata.get("render_fps", 30)
-        first, *others = self.frames
-        first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0)
+class Picture:
+    """The game at the left; at the right what the actor and the critic think of it."""
+
+    def __init__(self, net, env):
+        self.net, self.steps, self.values, self.rewards = net, play(net, env), [], []
+        self.fig, axes = plt.subplot_mosaic(
+            [["game", "actor"], ["game", "critic"]], figsize=(6, 2.4), layout="constrained"
+        )
+        self.game, self.actor, self.critic = axes["game"], axes["actor"], axes["critic"]
+        self.space = env.action_space
+
+    def draw(self, _):
+        for _ in range(EVERY):
+            frame, outputs, value, r = next(self.steps)
+            self.values.append(value)
+            self.rewards.append(r)
+        for ax in (self.game, self.actor, self.critic):
+            ax.clear()
+        self.game.imshow(frame)
+        self.game.axis("off")
+        self.actor.set_title("actor", size=8)
+        if self.net.distribution is torch.distributions.Categorical:
+            probs = torch.softmax(outputs[-1], dim=1)[0].tolist()
+            self.actor.bar(range(len(probs)), probs, color="tab:orange")
+            self.actor.set(ylim=(0, 1), xticks=range(len(probs)))
+        else:
+            mu, sigma = (output[0].tolist() for output in outputs[-2:])
+            low, high = self.space.low.min(), self.space.high.max()
+            self.actor.errorbar(mu, range(len(mu)), xerr=sigma, fmt="o", color="tab:orange")
+            self.actor.set(xlim=(low, high), yticks=range(len(mu)), ylim=(-1, len(mu)))
+        first = max(0, len(self.values) - SEEN)
+        steps = range(first, len(self.values))
+        self.critic.plot(steps, self.values[first:], label="V(s)")
+        self.critic.plot(steps, self.rewards[first:], color="silver", label="reward")
+        self.critic.set_title("critic", size=8)
+        self.critic.legend(loc="lower left", fontsize=6)
+        for ax in (self.actor, self.critic):
+            ax.tick_params(labelsize=6)
+
+
+def show(net, env):
+    """Show the picture in a window, or write it to results/NAME.gif."""
+    picture = Picture(net, env)
+    frames = STEPS // EVERY
+    animation = FuncAnimation(picture.fig, picture.draw, frames, lambda: None, interval=40)
+    if SHOW == "gif":
+        path = Path("results", f"{Path(WEIGHTS).name}.gif")
+        path.parent.mkdir(exist_ok=True)
+        animation.save(path, PillowWriter(fps=25))
         print(f"Saved {path}")
+    else:
+        plt.show()
 
 
-def find_program(name, weights=""):
-    """Return the module `name`, set to the game that `weights` name, or exit with a sentence."""
+def open_env(program):
+    """Return an environment that draws, or None after a sentence on why it can't."""
     try:
-        program = import_module(name)
-    except ModuleNotFoundError as error:
-        sys.exit(f"PROGRAM = {name!r}: {error}; change it, or install what it needs.")
-    if hasattr(program, "game_of") and program.game_of(weights):  # examples.atari plays many
-        program.ENV_NAME = program.game_of(weights)
-        program.N_S, program.N_A = program.shapes()
-    if program.N_S is None:
-        sys.exit(f"PROGRAM = {name!r}: its ENV_NAME = {program.ENV_NAME!r} does not fit; run it.")
-    return program
-
-
-def has_display():
-    """Return whether a window can open: on Linux a variable tells."""
-    names = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
-    return not sys.platform.startswith("linux") or any(os.environ.get(name) for name in names)
-
-
-def open_env(program, gif, net):
-    """Return an environment of `program` for `net`, in a window or for the animation `gif`."""
-    try:
-        env = Shown(program.make_env(render="rgb_array" if gif else True), net)
+        env = program.make_env(render_mode="rgb_array")
         env.reset(seed=SEED)
-        if gif:
-            env.env.render()
+        np.shape(env.render())[2]
         return env
-    except Exception as error:
-        told = " ".join(str(error).split())
-        sys.exit(f"PROGRAM = {PROGRAM!r}: not to be shown: {told} (`pip install pygame-ce`?)")
+    except Exception as error:  # each game says it in another way
+        print(f"{program.ENV_NAME} can't be drawn: {error}. Playing without pictures.")
+
+
+def main():
+    program, net = load(PROGRAM, WEIGHTS)
+    has_window = plt.get_backend().lower() != "agg"  # agg: there is no display
+    if SHOW == "gif" or (SHOW == "window" and has_window):
+        env = open_env(program)
+        if env is not None:
+            show(net, env)
+            env.close()
+            return
+    env = program.make_env()
+    returns = evaluate(net, env, SEED, EPISODES)
+    env.close()
+    numbers = returns.mean(), returns.std(), returns.min(), returns.max()
+    told = "{} episodes: mean {:.2f}, standard deviation {:.2f}, lowest {:.2f}, highest {:.2f}"
+    print(told.format(EPISODES, *numbers))
 
 
 if __name__ == "__main__":
-    program = find_program(PROGRAM, WEIGHTS)
-    net = program.Net(program.N_S, program.N_A)
-    load_weights(net, WEIGHTS)
-    gif = GIF
-    windows = "human" in program.make_env().metadata["render_modes"]
-    if gif is None and not (windows and has_display()):
-        gif = str(Path(WEIGHTS).with_suffix(".gif"))
-        print("There is no window for it: it becomes an animation.")
-    env = open_env(program, gif, net)
-    for episode in range(EPISODES):
-        score = evaluate(net, env, SEED + episode, episodes=1, max_steps=MAX_STEPS)
-        print(f"Episode {episode + 1}: return {score:.2f}", flush=True)
-    if gif is not None:
-        env.write(gif)
-    env.env.close()
+    main()
