@@ -1,248 +1,284 @@
-"""The programs in examples/ run, as they lie here and as copies; three have tests of their own."""
+"""The programs in examples/; those that need Ray or Atari have files of their own."""
 
 import ast
+import json
 import re
 import shutil
-import sys
+import signal
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
+from torch.distributions import Categorical
 
-import continuous_A3C
-import discrete_A3C
-import utils
-from examples import catch, catch_pixels, compare, memory, watch
-from experiments.lab import ROOT
+from examples import catch, catch_pixels, compare, memory, sweep
+from shared_adam import SharedAdam
+from utils import push_and_pull, save_results, seed_all
 
-COPIED = ["catch", "catch_pixels", "memory", "atari", "cluster"]
+EXAMPLES = ROOT / "examples"
 
 
-@pytest.mark.parametrize("module", [catch, catch_pixels])
-def test_the_rules_of_catch(module):
-    env = module.make_env()
-    s, _ = env.reset(seed=0)
-    assert s.shape == env.observation_space.shape and env.observation_space.contains(s)
-    for move in (-1, 0, 1):
+@pytest.mark.parametrize("make_env", [catch.Catch, catch_pixels.PixelCatch, memory.DarkCatch])
+def test_the_rules_of_catch(make_env):
+    env = make_env(render_mode="rgb_array")
+    assert env.observation_space.contains(env.reset(seed=0)[0])
+    for ball, paddle, action, moved, won in [
+        (5, 4, 2, 5, True),
+        (5, 5, 1, 5, True),
+        (4, 5, 0, 4, True),
+        (5, 0, 0, 0, False),
+        (0, 7, 2, 7, False),
+    ]:
         env.reset()
-        env.ball = 5
-        env.paddle = 5 - move
-        for step in range(7):
-            s, r, terminated, truncated, _ = env.step(1 + move if step == 0 else 1)
-            assert (r, terminated, truncated) == (float(step == 6), step == 6, False)
-            assert env.observation_space.contains(s)
-    for ball, paddle, action in ((5, 0, 0), (0, 7, 2)):
-        env.reset()
-        env.ball = ball
-        env.paddle = paddle
-        rewards = [env.step(action)[1] for _ in range(7)]
-        assert rewards == [0, 0, 0, 0, 0, 0, -1]
-        assert env.paddle == paddle
+        env.ball, env.paddle = ball, paddle
+        steps = [env.step(action if i == 0 else 1) for i in range(7)]
+        assert [r for _, r, *_ in steps] == [0.0] * 6 + [1.0 if won else -1.0]
+        assert [ends for *_, ends, _, _ in steps] == [False] * 6 + [True]
+        assert all(env.observation_space.contains(s) for s, *_ in steps)
+        assert env.paddle == moved
+    assert env.render().max() == 255 and env.render().shape[2] == 3
 
 
-def test_pixels_show_what_catch_shows():
-    small = catch.make_env()
-    large = catch_pixels.make_env()
-    s, _ = small.reset(seed=3)
-    t, _ = large.reset(seed=3)
-    assert np.array_equal(t[0, ::10, ::10], s.reshape(8, 8))
-    assert np.array_equal(t[0, 9::10, 9::10], s.reshape(8, 8))
-    assert np.array_equal(small.render(), large.render())
-    assert small.render().shape == (80, 80, 3) and small.render().max() == 255
+def test_pixels_and_dark_catch_show_what_catch_shows():
+    envs = catch.Catch(), catch_pixels.PixelCatch(), memory.DarkCatch()
+    small, large, dark = (env.reset(seed=3)[0] for env in envs)
+    assert np.array_equal(large[0, 9::10, ::10], small.reshape(8, 8))
+    assert np.array_equal(dark, small) and small.sum() == 2
+    small, large, dark = (env.step(2)[0] for env in envs)
+    assert np.array_equal(large[0, ::10, 9::10], small.reshape(8, 8))
+    assert small.sum() == 2 and np.flatnonzero(dark).tolist() == [56 + envs[0].paddle]
 
 
-def worker_lines(path):
-    """Return the docstring of Worker in the file at `path`, and its code, without comments."""
+def test_discrete_a3c_learns_catch_with_the_constants_that_it_names(copy):
+    constants = dict(re.findall(r"^    ([A-Z_]+) = (\S+)", catch.__doc__, re.MULTILINE))
+    constants = {name: ast.literal_eval(value) for name, value in constants.items()}
+    assert constants["ENV_NAME"] == "examples.catch:Catch-v0" and len(constants) == 6
+    copy.set("discrete_A3C.py", **{**constants, "MAX_EP": 5000}, N_WORKERS=2)
+    status, stdout, stderr = copy.run("discrete_A3C.py")
+    assert status == 0, stderr
+    # A paddle that moves at random is under the ball once or twice in eight: -0.7.
+    assert float(re.search(r"After .* returns (\S+)", stdout)[1]) > 0.3
+
+
+def worker_of(path):
+    """Return the docstring of Worker in a file, and the lines of its code without comments."""
     tree = ast.parse(path.read_text())
-    (worker,) = [node for node in tree.body if getattr(node, "name", None) == "Worker"]
+    [worker] = [node for node in tree.body if getattr(node, "name", None) == "Worker"]
     docstring = ast.get_docstring(worker)
     worker.body = worker.body[1:]
     return docstring, ast.unparse(worker).splitlines()
 
 
-def differences(ours, theirs):
-    """Return the lines that only one of two lists has, however often the other has them."""
-    return [line for line in ours if line not in theirs] + [
-        line for line in theirs if line not in ours
-    ]
-
-
-@pytest.mark.parametrize("name", COPIED)
+@pytest.mark.parametrize("name", ["catch_pixels", "memory", "atari", "cluster"])
 def test_a_worker_differs_only_in_what_its_docstring_announces(name):
-    _, original = worker_lines(ROOT / "discrete_A3C.py")
-    docstring, lines = worker_lines(ROOT / "examples" / f"{name}.py")
+    _, ours = worker_of(ROOT / "discrete_A3C.py")
+    docstring, theirs = worker_of(EXAMPLES / f"{name}.py")
     announced = re.findall(r"`(\w+)`", docstring)
-    for line in differences(lines, original):
+    differing = [line for line in ours if line not in theirs]
+    for line in differing + [line for line in theirs if line not in ours]:
         assert any(re.search(rf"\b{word}\b", line) for word in announced), line
 
 
-def copy_of(tmp_path, name):
-    """Copy an example with the two files that it needs, and nothing else, to an empty folder."""
-    for path in ("utils.py", "shared_adam.py", f"examples/{name}.py"):
-        shutil.copy(ROOT / path, tmp_path)
+@pytest.mark.parametrize("name, env", [("catch_pixels", "CatchPixels"), ("memory", "DarkCatch")])
+def test_a_copy_beside_utils_and_shared_adam_runs(copy, name, env):
+    shutil.move(copy.folder / "examples" / f"{name}.py", copy.folder)
+    shutil.rmtree(copy.folder / "examples")
+    for script in ("discrete_A3C.py", "continuous_A3C.py"):
+        (copy.folder / script).unlink()
+    copy.set(f"{name}.py", MAX_EP=20, N_WORKERS=2)
+    status, stdout, stderr = copy.run(f"{name}.py")
+    assert status == 0, stderr
+    assert "After training" in stdout and len(copy.saved(f"{env}-1")) in (20, 21)
 
 
-SHORT = {"catch": {"MAX_EP": 40}, "catch_pixels": {"MAX_EP": 20}, "memory": {"MAX_EP": 40}}
+def states(n, seed=1):
+    return torch.rand(n, memory.N_S, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("name", SHORT)
-def test_a_copy_beside_the_two_files_runs(forks, copy, tmp_path, name):
-    shutil.rmtree(copy.folder)
-    copy.folder.mkdir()
-    copy_of(copy.folder, name)
-    copy.set_constants(f"{name}.py", SHORT[name])
-    run = copy.run_python(f"{name}.py")
-    assert run.returncode == 0, run.stderr
-    assert re.search(r"^\d\d episodes in \d+\.\d s, \d+ env steps/s$", run.stdout, re.MULTILINE)
-    assert re.search(r"^Greedy policy: mean return \S+ before, \S+ after", run.stdout, re.M)
-    title = {"catch": "Catch", "catch_pixels": "CatchPixels", "memory": "DarkCatch"}[name]
-    assert copy.saved() == [f"{title}-1.csv", f"{title}-1.png", f"{title}-1.pt"]
+def act(net, s):
+    """Let the network act in each of the states; return the value that it gives each."""
+    values = []
+    for row in s:
+        values.append(net(row[None])[-1].item())
+        net.choose_action(row[None])
+    return values
 
 
-def test_an_environment_of_ones_own_sizes_the_network(forks, copy):
-    copy.change("examples/catch.py", "gym.spaces.Discrete(3)", "gym.spaces.Discrete(5)")
-    copy.set_constants("examples/catch.py", SHORT["catch"])
-    run = copy.run_python("-m", "examples.catch")
-    assert run.returncode == 0, run.stderr
-    weights = torch.load(copy.folder / "results" / "Catch-1.pt", weights_only=True)
-    assert weights["pi2.bias"].shape == (5,)
+def same(ours, theirs):
+    return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(ours, theirs))
 
 
-CHANGED = {
-    "UPDATE_GLOBAL_ITER": 3,
-    "GAMMA": 0.5,
-    "LR": 1e-2,
-    "BETAS": (0.5, 0.5),
-    "ENTROPY_BETA": 1e6,
-    "MAX_GRAD_NORM": 1e-3,
-    "REWARD_SCALE": 1e3,
-    "SEED": 5,
-}
+def test_memory_goes_on_waits_and_is_forgotten():
+    torch.manual_seed(0)
+    net, s = memory.Net(memory.N_S, memory.N_A), states(6)
+    values = act(net, s)
+    state, logits, unrolled = net(s, net.start)
+    assert unrolled.flatten().tolist() == pytest.approx(values, abs=1e-6)
+    assert logits.shape == (6, memory.N_A) and same(state, net.state)
+    assert net(s[:1])[-1].item() == net(s[:1])[-1].item()  # a bootstrap leaves it as it is
+    assert act(net, s) != pytest.approx(values, abs=1e-6)
+    net.forget()
+    assert act(net, s) == pytest.approx(values, abs=1e-7)
 
 
-def weights_of_a_run(module, monkeypatch, **changes):
-    """Return the weights that one worker of `module`, in this process, ends with."""
-    for name, value in {"MAX_EP": 3, "N_WORKERS": 1, **changes}.items():
-        monkeypatch.setattr(module, name, value)
-    utils.seed_all(module.SEED)
-    gnet = module.Net(module.N_S, module.N_A)
-    opt = module.SharedAdam(gnet.parameters(), lr=module.LR, betas=module.BETAS)
-    shared = module.mp.Value("i", 0), module.mp.Value("d", 0.0), module.mp.SimpleQueue()
-    module.Worker(gnet, opt, *shared, 0).run()
-    return torch.cat([p.detach().flatten() for p in gnet.parameters()])
+def test_the_loss_of_memory_unrolls_from_the_start_of_its_steps():
+    torch.manual_seed(0)
+    net, s = memory.Net(memory.N_S, memory.N_A), states(7)
+    a, v_t = torch.tensor([0, 1, 2, 0, 1, 2, 2]), torch.linspace(-1, 1, 7)[:, None]
+    begin = net.start
+    for rows in (slice(0, 4), slice(4, 7)):  # two updates
+        logits, values, state = [], [], begin
+        for row in s[rows]:
+            state, row_logits, value = net(row[None], state)
+            logits.append(row_logits)
+            values.append(value)
+        begin = tuple(tensor.detach() for tensor in state)
+        m, td = Categorical(logits=torch.cat(logits)), v_t[rows] - torch.cat(values)
+        actor = (m.log_prob(a[rows])[:, None] * td.detach()).sum()
+        theirs = (td**2).sum() - actor - memory.ENTROPY_BETA * m.entropy().sum()
+        ours = net.loss_func(s[rows], a[rows], v_t[rows])
+        gradients = [torch.autograd.grad(loss, list(net.parameters())) for loss in (ours, theirs)]
+        assert ours.item() == pytest.approx(theirs.item()) and same(*gradients)
+        assert same(net.start, begin)
 
 
-@pytest.mark.parametrize("module", [catch, catch_pixels, memory])
-def test_each_constant_of_an_example_changes_what_is_learned(module, monkeypatch):
-    with monkeypatch.context() as context:
-        before = weights_of_a_run(module, context)
-    with monkeypatch.context() as context:
-        assert torch.equal(weights_of_a_run(module, context), before)
-    for name, value in {**CHANGED, "MAX_EP": 4}.items():
-        with monkeypatch.context() as context:
-            after = weights_of_a_run(module, context, **{name: value})
-        assert not torch.equal(after, before), name
+def test_a_worker_with_memory_forgets_with_each_episode(monkeypatch):
+    starts = []
+
+    class Seen(memory.Net):
+        def loss_func(self, s, a, v_t):
+            starts.append(self.start[0].abs().sum().item() > 0)
+            return super().loss_func(s, a, v_t)
+
+    for name, value in {"Net": Seen, "UPDATE_GLOBAL_ITER": 4, "MAX_EP": 3}.items():
+        monkeypatch.setattr(memory, name, value)
+    gnet = Seen(memory.N_S, memory.N_A).share_memory()
+    shared = memory.mp.Value("i", 0), memory.mp.Value("d", 0.0), memory.mp.SimpleQueue(), 0
+    memory.Worker(gnet, SharedAdam(gnet.parameters()), *shared).run()
+    assert starts == [False, True] * 3  # an episode of seven steps is updated after four
+    assert not gnet.state[0].any() and not list(gnet.buffers())
 
 
-# A paddle that moves at random, or not at all, is under the ball once or twice in eight: -0.8.
-@pytest.mark.timeout(150)
-def test_catch_is_learned(forks, copy):
-    run = copy.run_python("-m", "examples.catch", timeout=140)
-    greedy = re.search(r"Greedy policy: mean return \S+ before, (\S+) after", run.stdout)
-    assert float(greedy[1]) > 0.3, run.stderr
+def test_pixels_move_all_weights():
+    seed_all(0)
+    gnet, lnet = (catch_pixels.Net(catch_pixels.N_S, catch_pixels.N_A) for _ in range(2))
+    before = [p.clone() for p in gnet.parameters()]
+    s = list(np.random.default_rng(0).random((3, 1, 80, 80), np.float32))
+    opt = SharedAdam(gnet.parameters())
+    push_and_pull(opt, lnet, gnet, False, s[0], s, [0, 1, 2], [0.0, 1.0, 0.0], 0.9)
+    assert all(not torch.equal(p, q) for p, q in zip(before, gnet.parameters()))
+
+
+def test_a_sweep_leaves_an_ordinary_run_of_each_change_and_seed(copy):
+    text = (copy.folder / "discrete_A3C.py").read_text()
+    changes = [{"MAX_EP": 4, "N_WORKERS": 1}, {"MAX_EP": 5, "N_WORKERS": 1, "GAMMA": 0.5}]
+    copy.set("examples/sweep.py", CHANGES=changes, SEEDS=[3, 7])
+    status, stdout, stderr = copy.run("-m", "examples.sweep")
+    assert status == 0, stderr
+    lines = stdout.splitlines()
+    assert len(lines) == 4 and lines[0].startswith("MAX_EP = 4, N_WORKERS = 1, SEED = 3: ")
+    expected = [(3, 4, 0.9), (3, 5, 0.5), (7, 4, 0.9), (7, 5, 0.5)]
+    for number, (line, (seed, max_ep, gamma)) in enumerate(zip(lines, expected), 1):
+        assert len(copy.saved(f"CartPole-v0-{number}")) == max_ep
+        path = copy.folder / "results" / f"CartPole-v0-{number}" / "constants.json"
+        told = json.loads(path.read_text())
+        assert (told["SEED"], told["MAX_EP"], told["GAMMA"]) == (seed, max_ep, gamma)
+        assert re.search(rf" s, average \S+, greedy \S+, in .*-{number}; {4 - number} left$", line)
+    assert (copy.folder / "discrete_A3C.py").read_text() == text
+
+
+def test_a_sweep_refuses_a_constant_that_the_program_does_not_have(copy):
+    copy.set("examples/sweep.py", CHANGES=[{}, {"GAMMMA": 0.5}])
+    status, stdout, stderr = copy.run("-m", "examples.sweep")
+    assert (status, stdout) == (1, "") and "the program has no GAMMMA" in stderr
+    text = "# GAMMA = 1\nGAMMA = (\n    0.9  # a comment\n)\n\nif GAMMA:\n    GAMMA = 3\n"
+    expected = "# GAMMA = 1\nGAMMA = 0.5\n\nif GAMMA:\n    GAMMA = 3\n"
+    assert sweep.change(text, {"GAMMA": 0.5}) == expected
+
+
+def test_ctrl_c_saves_the_run_under_way_and_ends_the_sweep(copy):
+    copy.set("examples/sweep.py", CHANGES=[{"MAX_EP": 10**6, "N_WORKERS": 1}])
+    process = copy.start("-m", "examples.sweep")
+    while not list(copy.folder.glob("results/*")):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    status, stdout, stderr = copy.end(process)
+    assert (status, stderr) == (130, "") and "2 left" in stdout
+    copy.saved("CartPole-v0-1")
+    assert not (copy.folder / "results" / "CartPole-v0-2").exists()
+
+
+def save_run(folder, averages, **constants):
+    folder.mkdir(parents=True)
+    constants = {"ENV_NAME": "Mine-v0", "MAX_EP": 3, **constants}
+    save_results(folder, torch.nn.Linear(2, 2), averages, constants)
+    return folder
+
+
+def test_compare_groups_seeds_and_labels_what_differs(tmp_path):
+    runs = [
+        save_run(tmp_path / "Mine-v0-1", [1.0, 3.0, 2.0], SEED=0, GAMMA=0.9, BETAS=(0.9, 0.99)),
+        save_run(tmp_path / "Mine-v0-2", [3.0, 5.0], SEED=1, GAMMA=0.9, BETAS=(0.9, 0.99)),
+        save_run(tmp_path / "Mine-v0-10", [5.0], SEED=0, GAMMA=0.9, BETAS=(0.5, 0.99)),
+    ]
+    groups = compare.group_runs(runs)
+    assert sorted(len(averages) for _, _, averages in groups) == [1, 2]
+    assert set(compare.labels_of(groups)) == {"BETAS = [0.9, 0.99]", "BETAS = [0.5, 0.99]"}
+    assert compare.labels_of(compare.group_runs(runs[:2])) == ["Mine-v0"]
+    patched = save_run(tmp_path / "Mine-v0-patched", [1.0], SEED=0, GAMMA=0.9, BETAS=(0.9, 0.99))
+    labels = compare.labels_of(compare.group_runs([*runs[:2], patched]))
+    assert sorted(labels) == ["Mine-v0", "Mine-v0-patched"]
+    fig = compare.draw(compare.group_runs(runs[:2]), "Mine-v0")
+    [line], [legend] = fig.axes[0].get_lines(), fig.legends
+    assert line.get_ydata().tolist() == [2.0, 4.0]
+    assert [text.get_text() for text in legend.get_texts()] == ["Mine-v0 (2 seeds)"]
+
+
+def test_compare_draws_a_picture_of_each_game(copy):
+    save_run(copy.folder / "results" / "Mine-v0-1", [1.0, 3.0])
+    save_run(copy.folder / "results" / "CartPole-v0-1", [1.0, 3.0], ENV_NAME="CartPole-v0")
+    status, stdout, stderr = copy.run("-m", "examples.compare")
+    assert (status, stderr) == (0, "")
+    assert "Saved results/compare-Mine-v0.png\n" in stdout
+    assert (copy.folder / "results" / "compare-CartPole-v0.png").exists()
 
 
 @pytest.mark.parametrize(
-    "module", [discrete_A3C, continuous_A3C, catch, catch_pixels, memory], ids=lambda m: m.__name__
+    "program, constants",
+    [
+        ("discrete_A3C.py", {"ENV_NAME": "examples.catch:Catch-v0"}),
+        ("continuous_A3C.py", {"ENV_NAME": "Pendulum-v1"}),
+        ("examples/memory.py", {}),
+    ],
 )
-def test_what_a_run_saved_becomes_an_animation(module, tmp_path, monkeypatch):
-    weights = tmp_path / "Run-1.pt"
-    net = module.Net(module.N_S, module.N_A)
-    utils.save_weights(net, tmp_path / "Run-1")
-    utils.load_weights(net, str(weights))
-    monkeypatch.setattr(watch, "PROGRAM", module.__name__)
-    env = watch.open_env(watch.find_program(module.__name__), True, net)
-    utils.evaluate(net, env, seed=1, episodes=1, max_steps=6)
-    env.write(tmp_path / "Run-1.gif")
-    with Image.open(tmp_path / "Run-1.gif") as animation:
-        assert animation.n_frames >= 1 and animation.width >= 40
-    assert len(env.frames) == 3  # one of two
+def test_watch_draws_an_animation(copy, program, constants):
+    copy.set(program, MAX_EP=2, N_WORKERS=1, **constants)
+    status, stdout, stderr = copy.run("-m", program.removesuffix(".py").replace("/", "."))
+    assert status == 0, stderr
+    [run] = (copy.folder / "results").iterdir()
+    shown = {"PROGRAM": program, "WEIGHTS": f"results/{run.name}"}
+    copy.set("examples/watch.py", **shown, SHOW="gif", STEPS=20)
+    if constants:  # the run's constants count, not those that stand in the program now
+        copy.set(program, ENV_NAME="Mine")
+    status, stdout, stderr = copy.run("-m", "examples.watch")
+    assert status == 0, stderr
+    with Image.open(copy.folder / "results" / f"{run.name}.gif") as animation:
+        frames = []
+        for number in range(animation.n_frames):
+            animation.seek(number)
+            frames.append(animation.convert("L").tobytes())
+    assert len(set(frames)) == 10
 
 
-def test_watch_opens_a_window_where_there_is_one_and_draws_where_there_is_none(copy):
-    results = copy.folder / "results"
-    results.mkdir()
-    net = discrete_A3C.Net(discrete_A3C.N_S, discrete_A3C.N_A)
-    utils.save_weights(net, results / "CartPole-v0-1")
-    copy.set_constants("examples/watch.py", {"EPISODES": 2, "MAX_STEPS": 20})
-    run = copy.run_python("-m", "examples.watch", environ={"SDL_VIDEODRIVER": "dummy"})
-    assert run.returncode == 0, run.stderr
-    assert re.findall(r"^Episode (\d): return \d+\.\d\d$", run.stdout, re.M) == ["1", "2"]
-    assert copy.saved() == ["CartPole-v0-1.pt"]
-    run = copy.run_python("-m", "examples.watch")
-    assert run.returncode == 0, run.stderr
-    assert "Saved results/CartPole-v0-1.gif" in run.stdout
-    assert copy.saved() == ["CartPole-v0-1.gif", "CartPole-v0-1.pt"]
-
-
-def test_what_cannot_be_watched_is_named(monkeypatch):
-    def sentence(call, *arguments):
-        with pytest.raises(SystemExit) as error:
-            call(*arguments)
-        assert "\n" not in error.value.code
-        return error.value.code
-
-    assert "'no_program'" in sentence(watch.find_program, "no_program")
-    monkeypatch.setattr(discrete_A3C, "N_S", None)
-    monkeypatch.setattr(discrete_A3C, "ENV_NAME", "CartPool-v0")
-    assert "'CartPool-v0' does not fit" in sentence(watch.find_program, "discrete_A3C")
-    monkeypatch.setitem(sys.modules, "pygame", None)
-    said = sentence(watch.open_env, discrete_A3C, True, None)
-    assert said.startswith("PROGRAM = 'discrete_A3C'")
-    monkeypatch.setattr(discrete_A3C, "ENV_NAME", "CartPole-v0")
-    assert "pip install pygame-ce" in sentence(watch.open_env, discrete_A3C, True, None)
-
-
-def save_run(folder, name, title, res, monkeypatch):
-    monkeypatch.setattr(utils, "__file__", str(folder / "utils.py"))
-    net = torch.nn.Linear(2, 2)
-    assert utils.save_results(net, res, "Mine-v0", title)
-    return folder / "results" / f"{name}.csv"
-
-
-def test_runs_are_compared_by_the_constants_in_which_they_differ(tmp_path, monkeypatch):
-    first = "GAMMA = 0.9, BETAS = (0.92, 0.999), LR = 0.1, SEED = 0"
-    second = "GAMMA = 0.9, BETAS = (0.9, 0.99), LR = 0.1, SEED = 0, REWARD_SCALE = 2.0"
-    one = save_run(tmp_path, "Mine-v0-1", first, [1.0, 3.0, 2.0], monkeypatch)
-    two = save_run(tmp_path, "Mine-v0-2", second, [5.0], monkeypatch)
-    runs = [compare.read_run(path) for path in (one, two)]
-    assert [averages.tolist() for _, averages in runs] == [[1.0, 3.0, 2.0], [5.0]]
-    assert runs[0][0] == {
-        "GAMMA": "0.9",
-        "BETAS": "(0.92, 0.999)",
-        "LR": "0.1",
-        "SEED": "0",
-    }
-    assert compare.labels_of([constants for constants, _ in runs]) == [
-        "BETAS = (0.92, 0.999)",
-        "BETAS = (0.9, 0.99), REWARD_SCALE = 2.0",
-    ]
-    assert compare.find_runs([f"Mine-{n}.csv" for n in (10, 9)])[0].name == "Mine-9.csv"
-    absolute = str(one.with_name("Mine-v0-*.csv"))  # as a run prints it
-    assert [path.name for path in compare.find_runs(absolute)] == [one.name, two.name]
-    two.write_text("no run\n1,2\n3,4\n")
-    with pytest.raises(SystemExit, match="is not a csv that a run has saved"):
-        compare.read_run(two)
-
-
-def test_compare_draws_what_runs_left(forks, copy, monkeypatch):
-    title = "GAMMA = 0.9"
-    save_run(copy.folder, "Mine-v0-1", title, [1.0, 3.0], monkeypatch)
-    copy.set_constants("examples/compare.py", {"RUNS": "results/Mine-v0-*.csv"})
-    run = copy.run_python("-m", "examples.compare")
-    assert (run.returncode, run.stdout) == (0, "Saved results/compare.png\n"), run.stderr
-    copy.set_constants("examples/compare.py", {"RUNS": "results/Other-*.csv"})
-    run = copy.run_python("-m", "examples.compare")
-    assert run.returncode == 1
-    assert run.stderr.splitlines()[-1].startswith("RUNS = 'results/Other-*.csv': ")
+def test_watch_plays_without_pictures_where_it_is_told_to_or_has_none(copy):
+    """The numbers are those of evaluate; CartPole's weights are there from the start."""
+    expected = "20 episodes: mean 200.00, standard deviation 0.00, lowest 200.00, highest 200.00\n"
+    copy.set("examples/watch.py", EPISODES=20, SHOW=None)
+    assert copy.run("-m", "examples.watch") == (0, expected, "")
+    copy.set("examples/watch.py", SHOW="gif")
+    (copy.folder / "pygame.py").write_text("raise ImportError")  # as if it were not installed
+    status, stdout, stderr = copy.run("-m", "examples.watch")
+    assert status == 0 and stdout.endswith(expected)
+    assert stdout.startswith("CartPole-v0 can't be drawn: pygame is not installed")
