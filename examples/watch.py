@@ -106,7 +106,7 @@ def show(net, env):
     if SHOW == "gif":
         path = Path("results", f"{Path(WEIGHTS).name}.gif")
         path.parent.mkdir(exist_ok=True)
-        animation.save(path, PillowWriter(fps=25))
+        animation.save(path, PillowWriter(fps=25), dpi=80)
         print(f"Saved {path}")
     else:
         plt.show()

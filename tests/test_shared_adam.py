@@ -46,10 +46,11 @@ def test_a_step_is_adams():
 
 def test_workers_update_and_count_together():
     (ours, opt), (theirs, adam) = pair()
+    assert all(tensor.is_shared() for state in opt.state.values() for tensor in state.values())
     for number in (1, 2):
         process = mp.Process(target=steps, args=(ours, opt))
         process.start()
-        process.join(120)
+        process.join(600)
         assert process.exitcode == 0
         assert [state["step"].item() for state in opt.state.values()] == [10 * number] * 2
         steps(theirs, adam)
