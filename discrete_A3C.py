@@ -38,7 +38,7 @@ N_WORKERS = mp.cpu_count()  # worker processes
 SEED = 2  # seeds all random number generators
 RENDER = False  # show the environment of worker w00
 
-torch.distributions.Distribution.set_default_validate_args(False)  # faster
+torch.distributions.Distribution.set_default_validate_args(False)  # no checks in each update
 warnings.filterwarnings("ignore", message=".*out of date")  # gym prefers CartPole-v1
 
 

@@ -200,8 +200,10 @@ def test_a_sweep_refuses_a_constant_that_the_program_does_not_have(copy):
 
 def test_ctrl_c_saves_the_run_under_way_and_ends_the_sweep(copy):
     copy.set("examples/sweep.py", CHANGES=[{"MAX_EP": 10**6, "N_WORKERS": 1}])
+    reset = "        env.reset(seed=self.seed)\n"
+    copy.change("discrete_A3C.py", reset, reset + "        open('started', 'w').close()\n")
     process = copy.start("-m", "examples.sweep")
-    while not list(copy.folder.glob("results/*")):
+    while not (copy.folder / "started").exists():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     status, stdout, stderr = copy.end(process)
