@@ -6,7 +6,6 @@ Copy.end waits until the last process of a run has closed its output, so each te
 import os
 import re
 import signal
-import sys
 
 import numpy as np
 import pytest
@@ -231,10 +230,9 @@ def test_a_worker_can_be_run_without_a_process_to_debug_it(copy):
     assert (status, stderr) == (0, "") and len(numbers(stdout)) == 5
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 14), reason="workers are not forked")
 def test_workers_use_one_thread_also_where_torch_came_first(mine):
     """As in a notebook, where OMP_NUM_THREADS comes too late."""
-    mine.set(SCRIPT, MAX_EP=2, N_WORKERS=2)
+    mine.set(SCRIPT, "fork", MAX_EP=2, N_WORKERS=2)
     mine.change(
         SCRIPT, "        env.close()\n\n\nif", "        print(torch.get_num_threads())\n\n\nif"
     )
