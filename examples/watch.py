@@ -26,6 +26,7 @@ SHOW = "window"  # or "gif", which is written to the run's folder in results/; N
 STEPS = 400  # to show
 EVERY = 2  # steps between two pictures
 EPISODES = 100  # to play with SHOW = None
+MAX_STEPS = 10_000  # of each of these episodes
 SEED = 1  # of the first episode
 SEEN = 200  # steps of V(s) in the plot
 
@@ -133,7 +134,7 @@ def main():
             env.close()
             return
     env = program.make_env()
-    returns = evaluate(net, env, SEED, EPISODES)
+    returns = evaluate(net, env, SEED, EPISODES, MAX_STEPS)
     env.close()
     numbers = returns.mean(), returns.std(), returns.min(), returns.max()
     told = "{} episodes: mean {:.2f}, standard deviation {:.2f}, lowest {:.2f}, highest {:.2f}"
