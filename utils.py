@@ -63,10 +63,8 @@ def push_and_pull(opt, lnet, gnet, done, s_, bs, ba, br, gamma, *, max_grad_norm
         buffer_v_target.append(v_s_)
     buffer_v_target.reverse()
     a = np.array(ba)
-    if np.issubdtype(a.dtype, np.integer):
-        a = v_wrap(a, np.int64)  # discrete actions, (n,)
-    else:
-        a = v_wrap(a.reshape(len(ba), -1))  # continuous actions, (n, a_dim)
+    discrete = np.issubdtype(a.dtype, np.integer)  # (n,); continuous actions are (n, a_dim)
+    a = v_wrap(a, np.int64) if discrete else v_wrap(a.reshape(len(ba), -1))
     s, v_t = v_wrap(np.array(bs)), v_wrap(buffer_v_target).view(-1, 1)
     loss = lnet.loss_func(s, a, v_t)
     if not loss.isfinite():
@@ -141,22 +139,19 @@ def check_env(env, actions):
     actions is the name of a class of spaces, "Discrete" or "Box": gym and Gymnasium each have one.
     """
     s, a = env.observation_space, env.action_space
+    problem = None
     if len(s.shape or ()) != 1:
-        raise ValueError(
-            f"ENV_NAME: {env} observes {s}, not a vector. Wrap it in FlattenObservation; "
-            "for images, see examples/catch_pixels.py."
-        )
-    if type(a).__name__ != actions:
-        raise ValueError(
-            f"ENV_NAME: the actions of {env} are {a}. "
-            "discrete_A3C.py learns Discrete, continuous_A3C.py learns Box."
-        )
-    if actions == "Discrete" and a.start != 0:
-        raise ValueError(f"ENV_NAME: the actions of {env} are {a}; they must count from 0.")
-    if actions == "Box":
-        floats = np.issubdtype(a.dtype, np.floating)
-        if not (floats and a.is_bounded() and len(a.shape) == 1):
-            raise ValueError(f"ENV_NAME: the actions of {env} are {a}; use a bounded float vector.")
+        problem = f"{s} is not a vector; use FlattenObservation, or see examples/catch_pixels.py"
+    elif type(a).__name__ != actions:
+        problem = f"actions {a}: discrete_A3C.py learns Discrete, continuous_A3C.py learns Box"
+    elif actions == "Discrete" and a.start != 0:
+        problem = f"actions {a} must count from 0"
+    elif actions == "Box":
+        bounded = a.is_bounded() and len(a.shape) == 1
+        if not (bounded and np.issubdtype(a.dtype, np.floating)):
+            problem = f"actions {a} must be a bounded float vector"
+    if problem is not None:
+        raise ValueError(f"ENV_NAME: {env}: {problem}")
     return env
 
 

@@ -90,9 +90,9 @@ def train(program, constants, folder=ROOT):
     printed = "\n".join(run.lines)
     if saved := re.search(r"^Saved (.+): weights\.pt", printed, re.MULTILINE):
         run.folder = Path(saved[1])
-    if averages := re.findall(r"^w\d+ Ep: \d+ \| Ep_r: (\S+)", printed, re.MULTILINE):
+    if averages := re.findall(r"^w\d+ Ep: \d+ \| Ep_r: (-?\d+\.\d+)$", printed, re.MULTILINE):
         run.average = float(averages[-1])
-    if greedy := re.search(r"^After training, .* returns (\S+)$", printed, re.MULTILINE):
+    if greedy := re.search(r"^After training, .* returns (\S+)", printed, re.MULTILINE):
         run.greedy = float(greedy[1])
     return run
 

@@ -1,7 +1,9 @@
 """utils.py as a fork uses it, with networks and environments of its own."""
 
 import json
+import signal
 import threading
+import time
 
 import gym
 import gymnasium
@@ -174,6 +176,41 @@ def test_record_counts_averages_queues_and_prints_under_one_lock(capsys):
     assert (global_ep.value, queue.get(), queue.get()) == (2, 0.0, global_ep_r.value)
     assert global_ep_r.value == pytest.approx(1.34)
     assert capsys.readouterr().out == "w00 Ep: 1 | Ep_r: 0.00\nw01 Ep: 2 | Ep_r: 1.34\n"
+
+
+def test_record_queues_while_it_holds_the_lock():
+    global_ep, free = mp.Value("i", 0), []
+
+    class Queue:
+        def put(self, value):
+            acquire = global_ep.get_lock().acquire
+            other = threading.Thread(target=lambda: free.append(acquire(block=False)))
+            other.start()
+            other.join()
+
+    record(global_ep, mp.Value("d", 0.0), 1.0, Queue(), "w00")
+    assert free == [False]
+
+
+class Late(mp.Process):
+    """Queues a result after some seconds."""
+
+    def __init__(self, res_queue, seconds):
+        super().__init__()
+        self.res_queue, self.seconds = res_queue, seconds
+
+    def run(self):
+        time.sleep(self.seconds)
+        self.res_queue.put(self.seconds)
+        self.res_queue.put(None)
+
+
+def test_run_workers_waits_for_the_last_one():
+    res_queue, res = mp.SimpleQueue(), [7.0]
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    utils.run_workers([Late(res_queue, seconds) for seconds in (0.0, 2.0)], res_queue, res)
+    assert res == [7.0, 0.0, 2.0]
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
 @pytest.mark.parametrize("script", [discrete_A3C, continuous_A3C])
