@@ -140,6 +140,8 @@ def test_a_node_dies_and_learning_goes_on_until_sigterm(copy, start):
     try:
         second = nodes.add_node(num_cpus=2)
         nodes.wait_for_nodes()
+        there = f'NodeAffinitySchedulingStrategy("{second.node_id}", soft=True)'
+        copy.change(SCRIPT, 'scheduling_strategy="SPREAD"', f"scheduling_strategy={there}")
         process = start(ADDRESS=nodes.address)
         name = wait_for(process, rf"(w0\d) {second.node_id} Ep: ")[1]
         for file in ("utils.py", "shared_adam.py", "discrete_A3C.py"):

@@ -181,10 +181,14 @@ def test_record_counts_averages_queues_and_prints_under_one_lock(capsys):
 def test_record_queues_while_it_holds_the_lock():
     global_ep, free = mp.Value("i", 0), []
 
+    def look():
+        free.append(global_ep.get_lock().acquire(block=False))
+        if free[-1]:
+            global_ep.get_lock().release()
+
     class Queue:
         def put(self, value):
-            acquire = global_ep.get_lock().acquire
-            other = threading.Thread(target=lambda: free.append(acquire(block=False)))
+            other = threading.Thread(target=look)
             other.start()
             other.join()
 
