@@ -1,7 +1,7 @@
 """Your own environment: catch a falling ball. It has no training code: discrete_A3C.py learns it.
 
 Write a class with two spaces, reset and step; register it; and name module and environment at the
-top of discrete_A3C.py. With these constants Catch is learned in about ten seconds:
+top of discrete_A3C.py. These constants learn it:
 
     ENV_NAME = "examples.catch:Catch-v0"
     UPDATE_GLOBAL_ITER = 10
