@@ -62,46 +62,59 @@ def play(net, env):
 class Picture:
     """The game at the left; at the right what the actor and the critic think of it."""
 
-    def __init__(self, net, env):
-        self.net, self.steps, self.values, self.rewards = net, play(net, env), [], []
+    def __init__(self, net, env, reward_scale):
+        self.reward_scale = reward_scale
+        self.steps, self.values, self.rewards = play(net, env), [], []
+        frame, outputs, *_ = next(play(net, env))  # sizes, before anything is shown
         self.fig, axes = plt.subplot_mosaic(
             [["game", "actor"], ["game", "critic"]], figsize=(6, 2.4), layout="constrained"
         )
-        self.game, self.actor, self.critic = axes["game"], axes["actor"], axes["critic"]
-        self.space = env.action_space
+        axes["game"].axis("off")
+        self.game = axes["game"].imshow(frame)
+        axes["critic"].set_title("critic: V(s); gray: reward / REWARD_SCALE", size=8)
+        self.discrete = net.distribution is torch.distributions.Categorical
+        if self.discrete:
+            axes["actor"].set_title("actor: probability of each action", size=8)
+            actions = range(outputs[-1].shape[1])
+            self.bars = axes["actor"].bar(actions, 1.0, color="tab:orange")
+            axes["actor"].set(ylim=(0, 1), xticks=actions)
+        else:
+            axes["actor"].set_title("actor: mean and deviation of the action", size=8)
+            low, high, n = env.action_space.low, env.action_space.high, env.action_space.shape[0]
+            (self.mu,) = axes["actor"].plot(np.zeros(n), range(n), "o", color="tab:orange")
+            self.sigma = axes["actor"].hlines(range(n), 0, 0, color="tab:orange")
+            axes["actor"].set(xlim=(low.min(), high.max()), ylim=(-1, n), yticks=range(n))
+        (self.reward,) = axes["critic"].plot([], [], color="silver")
+        (self.value,) = axes["critic"].plot([], [])
+        for ax in axes.values():
+            ax.tick_params(labelsize=6)
 
     def draw(self, _):
         for _ in range(EVERY):
             frame, outputs, value, r = next(self.steps)
             self.values.append(value)
-            self.rewards.append(r)
-        for ax in (self.game, self.actor, self.critic):
-            ax.clear()
-        self.game.imshow(frame)
-        self.game.axis("off")
-        self.actor.set_title("actor", size=8)
-        if self.net.distribution is torch.distributions.Categorical:
-            probs = torch.softmax(outputs[-1], dim=1)[0].tolist()
-            self.actor.bar(range(len(probs)), probs, color="tab:orange")
-            self.actor.set(ylim=(0, 1), xticks=range(len(probs)))
+            self.rewards.append(r / self.reward_scale)
+        self.game.set_data(frame)
+        if self.discrete:
+            for bar, p in zip(self.bars, torch.softmax(outputs[-1], dim=1)[0].tolist()):
+                bar.set_height(p)
         else:
-            mu, sigma = (output[0].tolist() for output in outputs[-2:])
-            low, high = self.space.low.min(), self.space.high.max()
-            self.actor.errorbar(mu, range(len(mu)), xerr=sigma, fmt="o", color="tab:orange")
-            self.actor.set(xlim=(low, high), yticks=range(len(mu)), ylim=(-1, len(mu)))
+            mu, sigma = (output[0].numpy() for output in outputs[-2:])
+            self.mu.set_xdata(mu)
+            ends = np.stack([mu - sigma, mu + sigma], axis=1)
+            self.sigma.set_segments([[(x, i) for x in xs] for i, xs in enumerate(ends)])
         first = max(0, len(self.values) - SEEN)
         steps = range(first, len(self.values))
-        self.critic.plot(steps, self.values[first:], label="V(s)")
-        self.critic.plot(steps, self.rewards[first:], color="silver", label="reward")
-        self.critic.set_title("critic", size=8)
-        self.critic.legend(loc="lower left", fontsize=6)
-        for ax in (self.actor, self.critic):
-            ax.tick_params(labelsize=6)
+        self.value.set_data(steps, self.values[first:])
+        self.reward.set_data(steps, self.rewards[first:])
+        self.value.axes.set_xlim(first, first + SEEN)
+        self.value.axes.relim()
+        self.value.axes.autoscale_view(scalex=False)
 
 
-def show(net, env):
+def show(net, env, reward_scale):
     """Show the picture in a window, or write it to results/NAME.gif."""
-    picture = Picture(net, env)
+    picture = Picture(net, env, reward_scale)
     frames = STEPS // EVERY
     animation = FuncAnimation(picture.fig, picture.draw, frames, lambda: None, interval=40)
     if SHOW == "gif":
@@ -130,7 +143,7 @@ def main():
     if SHOW == "gif" or (SHOW == "window" and has_window):
         env = open_env(program)
         if env is not None:
-            show(net, env)
+            show(net, env, getattr(program, "REWARD_SCALE", 1.0))
             env.close()
             return
     env = program.make_env()
