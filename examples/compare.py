@@ -78,9 +78,8 @@ if __name__ == "__main__":
         sys.exit(f"RUNS = {RUNS!r}: no such run")
     groups = group_runs(folders)
     for env_name in dict.fromkeys(constants["ENV_NAME"] for _, constants, _ in groups):
+        figure = draw([group for group in groups if group[1]["ENV_NAME"] == env_name], env_name)
         path = Path("results", f"compare-{re.sub('[/:]', '-', env_name)}.png")
-        draw([group for group in groups if group[1]["ENV_NAME"] == env_name], env_name).savefig(
-            path
-        )
+        figure.savefig(path)
         print(f"Saved {path}")
     plt.show()
