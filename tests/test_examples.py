@@ -55,7 +55,7 @@ def test_discrete_a3c_learns_catch_with_the_constants_that_it_names(copy):
     constants = dict(re.findall(r"^    ([A-Z_]+) = (\S+)", catch.__doc__, re.MULTILINE))
     constants = {name: ast.literal_eval(value) for name, value in constants.items()}
     assert constants["ENV_NAME"] == "examples.catch:Catch-v0" and len(constants) == 6
-    copy.set("discrete_A3C.py", **{**constants, "MAX_EP": 5000}, N_WORKERS=2)
+    copy.set("discrete_A3C.py", **constants, N_WORKERS=2)
     status, stdout, stderr = copy.run("discrete_A3C.py")
     assert status == 0, stderr
     # A paddle that moves at random is under the ball once or twice in eight: -0.7.
