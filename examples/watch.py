@@ -50,13 +50,13 @@ def play(net, env):
         if hasattr(net, "forget"):
             net.forget()
         terminated = truncated = False
-        r = 0.0
         while not (terminated or truncated):
             s = v_wrap(s)[None]
             with torch.no_grad():
                 *outputs, value = net(s)
-            yield env.render(), outputs, value.item(), np.asarray(r).item()
+            frame = env.render()
             s, r, terminated, truncated, _ = env.step(net.choose_action(s, greedy=True))
+            yield frame, outputs, value.item(), np.asarray(r).item()
 
 
 class Picture:

@@ -1,6 +1,7 @@
 """The programs in examples/; those that need Ray or Atari have files of their own."""
 
 import ast
+import itertools
 import json
 import re
 import shutil
@@ -13,7 +14,8 @@ from conftest import ROOT
 from PIL import Image
 from torch.distributions import Categorical
 
-from examples import catch, catch_pixels, compare, memory, sweep
+import discrete_A3C
+from examples import catch, catch_pixels, compare, memory, sweep, watch
 from shared_adam import SharedAdam
 from utils import push_and_pull, save_results, seed_all
 
@@ -272,6 +274,13 @@ def test_watch_draws_an_animation(copy, program, constants):
             animation.seek(number)
             frames.append(animation.convert("L").tobytes())
     assert len(set(frames)) == 10
+
+
+def test_watch_shows_each_reward_beside_the_state_in_which_it_was_earned():
+    steps = watch.play(discrete_A3C.Net(64, 3), catch.Catch(render_mode="rgb_array"))
+    frames, _, _, rewards = zip(*itertools.islice(steps, 14))
+    assert [abs(r) for r in rewards] == [0.0] * 6 + [1.0] + [0.0] * 6 + [1.0]
+    assert [frame.nonzero()[0].min() for frame in frames] == [*range(7), *range(7)]
 
 
 def test_watch_plays_without_pictures_where_it_is_told_to_or_has_none(copy):
