@@ -1,11 +1,11 @@
 """What the experiments share: patched copies of the collection, data files and tables.
 
-A result is kept with the constants, the patch and a hash of the code with which it was measured.
-It is measured again if one of them has changed. Applying patches needs git.
+A result is kept with its constants, its patch and a fingerprint: what a short run of its program
+learns, the same each time. It is measured again if one of them has changed. Applying patches needs
+git.
 """
 
 import ast
-import hashlib
 import json
 import os
 import platform
@@ -17,8 +17,10 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
+import gym
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -26,38 +28,11 @@ import torch
 from examples.sweep import change, train
 
 ROOT = Path(__file__).resolve().parent.parent
-LEARNS = {  # what learns, besides the classes, Worker.run and make_env of a script
-    "utils.py": ("set_init", "push_and_pull"),
-    "shared_adam.py": ("SharedAdam",),
-}
 BLOCK = 25  # episodes averaged into one point of a curve
 GREEDY = 100  # episodes of the greedy policy
 OLDER = " (older code)"  # marks a row that was measured with other code or constants than today's
-
-
-def code_of(script, folder=ROOT):
-    """Return a hash of what learns in `script`: docstrings, comments and all else do not count."""
-    own = ast.parse((Path(folder) / script).read_text())
-    names = [node.name for node in own.body if isinstance(node, ast.ClassDef)]
-    names = [name for name in names if name != "Worker"] + ["run", "make_env"]
-    code = []
-    for file, learns in {script: names, **LEARNS}.items():
-        for node in ast.walk(ast.parse((Path(folder) / file).read_text())):
-            if getattr(node, "name", None) in learns:
-                code.append(said(node))
-    return hashlib.sha256(str(code).encode()).hexdigest()[:12]
-
-
-def said(node):
-    """Return what a syntax tree says, the same in all Pythons: that of ast.dump differs."""
-    if isinstance(node, list):
-        return [said(part) for part in node]
-    if not isinstance(node, ast.AST):
-        return node
-    fields = {name: value for name, value in ast.iter_fields(node) if value not in (None, [])}
-    if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
-        fields["body"] = node.body[1:]
-    return type(node).__name__, {name: said(value) for name, value in fields.items()}
+SHORT = {"continuous_A3C.py": 2, "examples/atari.py": 1}  # episodes of a fingerprint; others: 30
+PRECISION = 1e-6  # of a fingerprint: other processors round differently
 
 
 @contextmanager
@@ -74,6 +49,18 @@ def copy(patch=None):
             command = ["git", "apply", ROOT / "experiments" / patch]
             subprocess.run(command, cwd=folder, env=environ, check=True)
         yield folder
+
+
+@cache
+def fingerprint_of(script, patch, constants):
+    """Return what one worker learns: returns, greedy mean, and the norm of the weights."""
+    with copy(patch) as folder:
+        run = train(script, ast.literal_eval(constants), folder)
+        if run.code != 0:  # some mistakes are errors
+            return run.errors.splitlines()[-1]
+        weights = torch.load(run.folder / "weights.pt")
+        norm = torch.cat([w.flatten() for w in weights.values()]).norm().item()
+        return [*returns_of(run), run.greedy or 0.0, norm]
 
 
 @dataclass
@@ -97,8 +84,19 @@ class Row:
         if self.patch is not None:
             text = (ROOT / "experiments" / self.patch).read_text()
             lines = re.findall(r"^[-+](?!--|\+\+).*$", text, re.MULTILINE)
-        setting = {"constants": constants, "patch": lines, "code": code_of(self.script)}
-        return json.loads(json.dumps(setting))
+        return json.loads(json.dumps({"constants": constants, "patch": lines}))
+
+    def fingerprint(self):
+        short = {"N_WORKERS": 1, "SEED": 0, "MAX_EP": SHORT.get(self.script, 30)}
+        return fingerprint_of(self.script, self.patch, repr({**self.constants, **short}))
+
+    def learns_as(self, result):
+        """Return whether `result` was measured with what this row is and learns today."""
+        then, now = result.get("fingerprint"), self.fingerprint()
+        same = then == now
+        if isinstance(then, list) and len(then) == len(now):
+            same = np.allclose(then, now, PRECISION, 0.0)
+        return same and self.setting().items() <= result.items()
 
     @contextmanager
     def run(self, seed, may_fail=False):
@@ -138,8 +136,8 @@ def machine():
     """Return a sentence on this machine."""
     models = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
     model = models[0] if models else platform.machine()
-    python = f"Python {platform.python_version()}"
-    return f"{os.cpu_count()} x {model}, {python}, torch {torch.__version__}"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{os.cpu_count()} x {model}, {versions}, gym {gym.__version__}, NumPy {np.__version__}"
 
 
 def keep(path, data):
@@ -159,19 +157,18 @@ def fill(path, rows, measure):
     The data are {row: {seed: result}}, rows are {row: Row}, and measure(row, seed), of the name of
     a row, returns a result.
     """
-    data = load(path)
-    settings = {name: row.setting() for name, row in rows.items()}
+    data, batch = load(path), time.strftime("%Y-%m-%d %H:%M")
     missing = []
     # All rows of a seed before the next seed: what else the machine does then hits all rows.
     for seed in range(max(row.seeds.stop for row in rows.values())):
         for name, row in rows.items():
             kept = data.get(name, {}).get(str(seed), {})
-            if seed in row.seeds and not settings[name].items() <= kept.items():
+            if seed in row.seeds and not row.learns_as(kept):
                 missing.append((name, seed))
     begin = time.perf_counter()
     for number, (name, seed) in enumerate(missing, 1):
-        setting = rows[name].setting()  # now: you may edit the code while others run
-        result = {**measure(name, seed), **setting, "machine": machine()}
+        today = {**rows[name].setting(), "fingerprint": rows[name].fingerprint()}
+        result = {**measure(name, seed), **today, "batch": batch, "machine": machine()}
         data.setdefault(name, {})[str(seed)] = result
         keep(path, data)
         left = (time.perf_counter() - begin) / number * (len(missing) - number) / 60
@@ -184,17 +181,18 @@ def fill(path, rows, measure):
 def results(data, rows):
     """Return {row: [result, ...]} of those of `rows` that have any, seed by seed.
 
-    Those that are stale stand below, by the name of the row and OLDER.
+    Those of other constants, or of a time without fingerprints, stand below: their rows end with
+    OLDER.
     """
     today, older = {}, {}
     for name, row in rows.items():
         setting = row.setting()
         for seed in row.seeds:
             result = data.get(name, {}).get(str(seed))
-            if result is not None and setting.items() <= result.items():
-                today.setdefault(name, []).append(result)
-            elif result is not None:
-                older.setdefault(name + OLDER, []).append(result)
+            if result is not None:
+                new = setting.items() <= result.items() and "fingerprint" in result
+                found, key = (today, name) if new else (older, name + OLDER)
+                found.setdefault(key, []).append(result)
     return {**today, **older}
 
 
