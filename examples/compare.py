@@ -1,8 +1,9 @@
 """Compare runs: the moving averages of many seeds in one picture. Run: python -m examples.compare
 
-Runs whose constants differ in SEED alone are one line: the median, and a band from the lowest to
-the highest seed. Its label has the constants that differ, or else the name of the run's folder.
-Rename a folder, to CartPole-v0-gradients for example, to tell a run with a patch from the others.
+Runs whose constants differ in SEED alone are one line, as long as the shortest of them: the median,
+and a band from the lowest to the highest seed. Its label has the constants that differ, or else the
+name of the run's folder. Rename a folder, to CartPole-v0-gradients for example, to tell a run with a
+patch from the others.
 """
 
 import json
@@ -73,7 +74,8 @@ def draw(groups, title):
 
 
 if __name__ == "__main__":
-    folders = [path.parent for path in Path().glob(f"{RUNS}/returns.csv")]
+    tables = Path().glob(f"{RUNS}/returns.csv")
+    folders = [path.parent for path in tables if path.read_text().count("\n") > 1]  # has episodes
     if not folders:
         sys.exit(f"RUNS = {RUNS!r}: no such run")
     groups = group_runs(folders)

@@ -1,7 +1,8 @@
 """Watch a trained agent: the game, the actor and the critic. Run: python -m examples.watch
 
 Needs pygame-ce for the pictures of gym: pip install pygame-ce. With SHOW = None nothing is drawn:
-it plays EPISODES and prints their returns.
+it plays EPISODES and prints their returns. The network's forward returns logits, or mean and
+deviation, and then V(s), as in both scripts.
 """
 
 import os
@@ -10,6 +11,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before importing torch
 
 import json
 import types
+from itertools import count
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -22,8 +24,8 @@ from utils import evaluate, v_wrap
 
 PROGRAM = "discrete_A3C.py"  # that trained the run
 WEIGHTS = "examples/weights/CartPole-v0"  # folder of a run, such as "results/CartPole-v0-1"
-SHOW = "window"  # or "gif", which is written to the run's folder in results/; None: don't draw
-STEPS = 400  # to show
+SHOW = "window"  # or "gif", which is written to results/; None: don't draw
+STEPS = 400  # in the gif; a window stays open
 EVERY = 2  # steps between two pictures
 EPISODES = 100  # to play with SHOW = None
 MAX_STEPS = 10_000  # of each of these episodes
@@ -45,7 +47,7 @@ def load(program, folder):
 
 def play(net, env):
     """Yield each step of the greedy policy: picture, outputs of the policy, V(s) and reward."""
-    for episode in range(STEPS):
+    for episode in count():
         s, _ = env.reset(seed=SEED + episode)
         if hasattr(net, "forget"):
             net.forget()
@@ -63,7 +65,7 @@ class Picture:
     """The game at the left; at the right what the actor and the critic think of it."""
 
     def __init__(self, net, env, reward_scale):
-        self.reward_scale = reward_scale
+        self.reward_scale = reward_scale  # V(s) is of scaled rewards
         self.steps, self.values, self.rewards = play(net, env), [], []
         frame, outputs, *_ = next(play(net, env))  # sizes, before anything is shown
         self.fig, axes = plt.subplot_mosaic(
@@ -71,8 +73,9 @@ class Picture:
         )
         axes["game"].axis("off")
         self.game = axes["game"].imshow(frame)
-        axes["critic"].set_title("critic: V(s); gray: reward / REWARD_SCALE", size=8)
-        self.discrete = net.distribution is torch.distributions.Categorical
+        scaled = "" if reward_scale == 1 else f" / {reward_scale:g}"
+        axes["critic"].set_title(f"critic: V(s); gray: reward{scaled}", size=8)
+        self.discrete = hasattr(env.action_space, "n")
         if self.discrete:
             axes["actor"].set_title("actor: probability of each action", size=8)
             actions = range(outputs[-1].shape[1])
@@ -131,15 +134,19 @@ def open_env(program):
     try:
         env = program.make_env(render_mode="rgb_array")
         env.reset(seed=SEED)
-        np.shape(env.render())[2]
-        return env
-    except Exception as error:  # each game says it in another way
-        print(f"{program.ENV_NAME} can't be drawn: {error}. Playing without pictures.")
+        shape = np.shape(env.render())
+        if len(shape) == 3 and shape[2] in (3, 4):
+            return env
+        error = f"render() returns {shape}, not (height, width, 3)"
+    except Exception as caught:  # each game says it in another way
+        error = repr(caught)
+    print(f"{program.ENV_NAME} can't be drawn: {error}. Playing without pictures.")
 
 
 def main():
     program, net = load(PROGRAM, WEIGHTS)
-    has_window = plt.get_backend().lower() != "agg"  # agg: there is no display
+    has_window = plt.figure().canvas.required_interactive_framework is not None
+    plt.close()
     if SHOW == "gif" or (SHOW == "window" and has_window):
         env = open_env(program)
         if env is not None:

@@ -18,7 +18,7 @@ from utils import run_workers, seed_all
 
 DATA = Path(__file__).with_name("asynchrony.json")
 ROWS = {f"N_WORKERS = {n}": lab.Row(range(1), {"N_WORKERS": n}) for n in (1, 2, 4, 8)}
-UPDATES = 20_000  # of all workers
+UPDATES = 40_000  # of all workers; the first half, until all have begun, does not count
 SHOWN = 0.012  # seconds of the life of two workers
 
 
@@ -30,7 +30,7 @@ class Worker(script.Worker):
         self.step, self.opt.step = self.opt.step, self.timed_step
         self.push_and_pull, script.push_and_pull = script.push_and_pull, self.timed_push_and_pull
         super().run()
-        self.res_queue.put((self.name, self.updates))
+        self.res_queue.put((self.name, self.updates[len(self.updates) // 2 :]))
 
     def timed_step(self):
         self.age, begin = self.gnet.count.value - self.pulled, time.perf_counter()
@@ -68,7 +68,7 @@ def measure(name, seed):
 def draw(data):
     fig, (life, share) = plt.subplots(2, 1, figsize=(8, 5.5), layout="constrained")
     for row, updates in enumerate(data["N_WORKERS = 2"]["0"]["lives"]):
-        ages, *times = np.array(updates).T
+        ages, *times = np.reshape(updates, (-1, 6)).T
         for i, part in enumerate(["act", "gradients", "Adam", "pull"]):
             bars = np.transpose([times[i], times[i + 1] - times[i]]) * 1000
             life.broken_barh(bars, (row - 0.3, 0.6), color=f"C{i}", label=part if row else None)

@@ -1,8 +1,9 @@
 """What the experiments share: patched copies of the collection, data files and tables.
 
 A result is kept with its constants, its patch and a fingerprint: what a short run of its program
-learns, the same each time. It is measured again if one of them has changed. Applying patches needs
-git.
+learns, the same each time. It is measured again if one of them has changed. A fingerprint sees
+neither speed nor what only several workers do: to measure that again, remove the data file.
+Applying patches needs git.
 """
 
 import ast
@@ -30,9 +31,9 @@ from examples.sweep import change, train
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = 25  # episodes averaged into one point of a curve
 GREEDY = 100  # episodes of the greedy policy
-OLDER = " (older code)"  # marks a row that was measured with other code or constants than today's
+OLDER = " (older code)"  # marks a row of other constants, or without a fingerprint
 SHORT = {"continuous_A3C.py": 2, "examples/atari.py": 1}  # episodes of a fingerprint; others: 30
-PRECISION = 1e-6  # of a fingerprint: other processors round differently
+PRECISION = 2e-5  # of a fingerprint: other processors round differently
 
 
 @contextmanager
@@ -56,8 +57,10 @@ def fingerprint_of(script, patch, constants):
     """Return what one worker learns: returns, greedy mean, and the norm of the weights."""
     with copy(patch) as folder:
         run = train(script, ast.literal_eval(constants), folder)
-        if run.code != 0:  # some mistakes are errors
+        if run.code == 1 and patch is not None:  # some mistakes are errors
             return run.errors.splitlines()[-1]
+        if run.code != 0:
+            sys.exit(run.errors)
         weights = torch.load(run.folder / "weights.pt")
         norm = torch.cat([w.flatten() for w in weights.values()]).norm().item()
         return [*returns_of(run), run.greedy or 0.0, norm]
@@ -94,7 +97,7 @@ class Row:
         """Return whether `result` was measured with what this row is and learns today."""
         then, now = result.get("fingerprint"), self.fingerprint()
         same = then == now
-        if isinstance(then, list) and len(then) == len(now):
+        if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
             same = np.allclose(then, now, PRECISION, 0.0)
         return same and self.setting().items() <= result.items()
 
@@ -167,6 +170,7 @@ def fill(path, rows, measure):
                 missing.append((name, seed))
     begin = time.perf_counter()
     for number, (name, seed) in enumerate(missing, 1):
+        fingerprint_of.cache_clear()  # you may edit the code while others run
         today = {**rows[name].setting(), "fingerprint": rows[name].fingerprint()}
         result = {**measure(name, seed), **today, "batch": batch, "machine": machine()}
         data.setdefault(name, {})[str(seed)] = result
