@@ -2,8 +2,8 @@
 
 Runs whose constants differ in SEED alone are one line, as long as the shortest of them: the median,
 and a band from the lowest to the highest seed. Its label has the constants that differ, or else the
-name of the run's folder. Rename a folder, to CartPole-v0-gradients for example, to tell a run with a
-patch from the others.
+name of the run's folder. Rename a folder, to CartPole-v0-gradients for example, to tell a run with
+a patch from the others.
 """
 
 import json

@@ -215,6 +215,26 @@ def share(k, n):
     return f"{k} of {n} ({max(0.0, middle - half):.0%} to {min(1.0, middle + half):.0%})"
 
 
+def difference(a, b, times=10_000):
+    """Return mean(a) - mean(b), its 95% interval (bootstrap) and its p (permutation test)."""
+    rng = np.random.default_rng(0)
+    both = rng.permuted(np.tile(np.concatenate([a, b]), (times, 1)), axis=1)
+    null = both[:, : len(a)].mean(axis=1) - both[:, len(a) :].mean(axis=1)
+    found = a.mean() - b.mean()
+    p = (1 + np.sum(np.abs(null) >= abs(found) - 1e-9)) / (1 + times)
+    drawn = [rng.choice(x, (times, len(x))).mean(axis=1) for x in (a, b)]
+    return found, np.percentile(drawn[0] - drawn[1], [2.5, 97.5]), p
+
+
+def holm(chances):
+    """Return p values corrected for their number (Holm's method)."""
+    corrected, highest = np.ones(len(chances)), 0.0
+    for rank, i in enumerate(np.argsort(chances)):
+        highest = max(highest, min(1.0, (len(chances) - rank) * chances[i]))
+        corrected[i] = highest
+    return corrected
+
+
 def spread(values, digits=0):
     """Return "median (lowest to highest)" of `values`, or the value where all are the same."""
     median, low, high = (f"{f(values):.{digits}f}" for f in (np.median, min, max))

@@ -146,8 +146,7 @@ def late(runs):
 
 
 def fell(runs):
-    low = [min(run["curve"][len(run["curve"]) * 2 // 3 :]) < LOW for run in runs]
-    return f"{sum(low)} of {len(runs)}"
+    return f"{sum(dips(run) for run in runs):.0f} of {len(runs)}"
 
 
 def upright(runs):
@@ -187,6 +186,47 @@ CAUGHT = {"seconds": spread("of all"), "greedy": spread("greedy", 2)}
 TRIED = {"last 100 returns": each("last 100"), "greedy": each("greedy")}
 
 
+def solved_by(run):
+    """Return the episode at which a run was solved; the last one if it never was."""
+    return run["solved"] or run["constants"]["MAX_EP"]
+
+
+def dips(run):
+    return float(min(run["curve"][len(run["curve"]) * 2 // 3 :]) < LOW)
+
+
+def effects(data):
+    """Return a table in Markdown: what each row changes, beside the seeds of its own batch."""
+    outcomes = {
+        "CartPole-v0": ("as shipped", {"solved by episode": solved_by, "dips": dips}),
+        "Pendulum-v1": (
+            "Pendulum, as shipped",
+            {"solved by episode": solved_by, "last 100 returns": lambda run: run["last 100"]},
+        ),
+    }
+    lines, chances = [], []
+    results = lab.results(data, {**CARTPOLE, **PENDULUM})
+    for name, runs in results.items():
+        env_name = runs[0]["constants"]["ENV_NAME"]
+        shipped, outcome_of = outcomes[env_name]
+        reference = "quick" if name.startswith("quick") else shipped
+        batches = {run["batch"] for run in runs}
+        others = [run for run in results.get(reference, []) if run["batch"] in batches]
+        if name != reference and others:
+            for title, outcome in outcome_of.items():
+                values = [np.array([outcome(run) for run in group]) for group in (runs, others)]
+                difference, (low, high), p = lab.difference(*values)
+                digits = 2 if title == "dips" else 0
+                cells = [f"{values[0].mean():.{digits}f}", f"{difference:+.{digits}f}"]
+                cells.append(f"{low:+.{digits}f} to {high:+.{digits}f}")
+                lines.append([name, reference.removeprefix("Pendulum, "), title, *cells])
+                chances.append(p)
+    for line, p, holm in zip(lines, chances, lab.holm(chances)):
+        line += [f"{p:.4f}", f"{holm:.3f}"]
+    heads = ["row", "beside", "outcome", "mean", "difference", "95% interval", "p", "p (Holm)"]
+    return lab.table(heads, lines)
+
+
 def tables(data):
     """Return the tables in Markdown: a line a row, with the number of its seeds."""
     parts = []
@@ -202,6 +242,7 @@ def tables(data):
             cells = [column(runs) for column in columns.values()]
             lines.append([name.removeprefix("Pendulum, "), str(len(runs)), *cells])
         parts.append(lab.table([title, "seeds", *columns], lines))
+    parts.append(effects(data))
     return "\n\n".join(parts)
 
 

@@ -9,6 +9,7 @@ import importlib
 import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -167,6 +168,15 @@ def test_a_mistake_that_learns_wrongly_is_seen(mistake, see, right, wrong):
     assert see(ROOT) == right
     with lab.copy(f"mistakes/{mistake}.patch") as folder:
         assert see(folder) == wrong
+
+
+def test_differences_have_an_interval_and_a_p_that_is_corrected():
+    a, b = np.arange(10.0), np.arange(10.0) + 5
+    found, (low, high), p = lab.difference(a, b)
+    # With normal groups of this spread: -5 +- 1.96 * 1.28, and p of a t-test is 0.0018.
+    assert found == -5 and -7.7 < low < -7.1 and -2.9 < high < -2.3 and 0.0005 < p < 0.006
+    assert lab.difference(a, a)[2] == 1
+    assert np.allclose(lab.holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
 
 
 def rows_of(name):
