@@ -30,24 +30,27 @@ def step(module, seconds):
 def learn(algorithm, seed):
     """Let Stable-Baselines3 learn CartPole-v0 until it is solved, by A2C or PPO.
 
-    Its settings are its defaults, except for 8 environments.
+    Its settings are its defaults, except for 8 environments. The clock starts with the end of the
+    first episode, as it does for the scripts.
     """
     import stable_baselines3
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
 
-    returns = []
-    begin = time.perf_counter()
+    returns, times = [], []
 
     class Until(BaseCallback):
         def _on_step(self):
-            returns.extend(i["episode"]["r"] for i in self.locals["infos"] if "episode" in i)
+            for info in self.locals["infos"]:
+                if "episode" in info:
+                    returns.append(info["episode"]["r"])
+                    times.append(time.perf_counter())
             return len(returns) < 100 or sum(returns[-100:]) < 100 * 195
 
     envs = make_vec_env("CartPole-v0", n_envs=8, seed=seed)
     model = getattr(stable_baselines3, algorithm)("MlpPolicy", envs, device="cpu", seed=seed)
     model.learn(MAX_STEPS, callback=Until())
-    seconds = time.perf_counter() - begin
+    seconds = times[-1] - times[0]
     solved = len(returns) if model.num_timesteps < MAX_STEPS else None
     return {"solved": solved, "seconds": round(seconds, 1)}
 
