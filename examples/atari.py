@@ -49,6 +49,7 @@ MAX_GRAD_NORM = 40  # clip gradients to this L2 norm; None: don't clip
 N_WORKERS = mp.cpu_count()  # worker processes
 SEED = 0  # seeds all random number generators
 FRAME_SKIP = 4  # frames per step; Space Invaders draws some shots in every second frame only
+OWN_INIT = False  # start from PyTorch's own weights and heads of zeros, not from set_init
 NO_OPS = 0  # a game starts after up to this many frames of no action; 30 in DQN
 ROWS = (34, 194)  # of the screen's 210: the game, without score and border
 RENDER = False  # show the environment of worker w00
@@ -113,7 +114,12 @@ class Net(nn.Module):
         self.fc = nn.Linear(size, 256)
         self.pi = nn.Linear(256, a_dim)
         self.v = nn.Linear(256, 1)
-        set_init([self.conv1, self.conv2, self.fc, self.pi, self.v])
+        if OWN_INIT:
+            nn.init.zeros_(self.v.weight)
+            nn.init.zeros_(self.v.bias)
+            nn.init.zeros_(self.pi.bias)
+        else:
+            set_init([self.conv1, self.conv2, self.fc, self.pi, self.v])
         nn.init.zeros_(self.pi.weight)  # the first policy is uniform
         # 5% faster. For all nets alike: SharedAdam does not check that gradients lie as weights do.
         self.to(memory_format=torch.channels_last)

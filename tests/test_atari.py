@@ -148,6 +148,15 @@ def test_a_lost_life_ends_the_return_not_the_game_and_signs_are_learned(monkeypa
     assert steps == 12 and Game.closed == 1
 
 
+@pytest.mark.parametrize("own_init", [False, True])
+def test_the_first_policy_is_uniform(monkeypatch, own_init):
+    monkeypatch.setattr(atari, "OWN_INIT", own_init)
+    net = atari.Net(atari.N_S, atari.N_A)
+    logits, values = net(torch.rand(3, *atari.N_S))
+    assert not logits.any() and values.any() != own_init
+    assert (net.fc.weight.std() < 0.05) == own_init  # PyTorch's own: 0.013
+
+
 def test_an_update_is_that_of_adam_with_the_gradients_of_a3c(monkeypatch):
     monkeypatch.setattr(atari, "ENTROPY_BETA", 1)
     torch.manual_seed(0)
