@@ -2,8 +2,8 @@
 
 Runs examples/cluster.py with 1, 2 and 4 workers in turn, and times one update of CartPole's network
 and of Atari's: in this process, through Ray, and many at once, which is all that a server can do.
-Prints the tables of experiments/README.md. Results are kept in cluster.json, and measured again
-only if the code has changed. Needs ray, gymnasium and ale-py.
+Prints the tables of experiments/README.md. Results are kept in cluster.json: remove it to measure
+all of them again. Needs ray, gymnasium and ale-py.
 """
 
 import statistics

@@ -2,9 +2,9 @@
 
 Each mistake is a patch, and runs beside the right code with the same seeds; you can apply it too:
 git apply experiments/mistakes/NAME.patch && python discrete_A3C.py. Results are kept in
-faults.json, and measured again only if constants, patch or code have changed. Prints the table of
-experiments/README.md. Needs Python below 3.14, where workers are forked: without a fork,
-OMP_NUM_THREADS is never too late.
+faults.json: remove it to measure all of them again. Prints the table of experiments/README.md.
+Needs Python below 3.14, where workers are forked: without a fork, OMP_NUM_THREADS is never too
+late.
 """
 
 import os

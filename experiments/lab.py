@@ -236,8 +236,8 @@ def holm(chances):
 
 
 def spread(values, digits=0):
-    """Return "median (lowest to highest)" of `values`, or the value where all are the same."""
-    median, low, high = (f"{f(values):.{digits}f}" for f in (np.median, min, max))
+    """Return "median (quartile to quartile)" of `values`, or the median where all are the same."""
+    low, median, high = (f"{x:.{digits}f}" for x in np.percentile(values, [25, 50, 75]))
     return median if low == high else f"{median} ({low} to {high})"
 
 

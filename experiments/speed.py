@@ -3,8 +3,8 @@
 Compares the two scripts with a bare environment, with stock parts and with Stable-Baselines3 if it
 is installed. Each contestant is a process of its own, and all take turns, round after round: what
 else the machine does hits all alike. To compare lines of your own, make them a patch in variants/
-and a row below. Results are kept in speed.json, and measured again only if the code has changed.
-Prints the tables of experiments/README.md.
+and a row below. Results are kept in speed.json: remove it to measure all of them again. Prints the
+tables of experiments/README.md.
 """
 
 import importlib.util
