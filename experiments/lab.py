@@ -31,7 +31,6 @@ from examples.sweep import change, train
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = 25  # episodes averaged into one point of a curve
 GREEDY = 100  # episodes of the greedy policy
-OLDER = " (older code)"  # marks a row of other constants, or without a fingerprint
 SHORT = {"continuous_A3C.py": 2, "examples/atari.py": 1}  # episodes of a fingerprint; others: 30
 PRECISION = 2e-5  # of a fingerprint: other processors round differently
 
@@ -185,19 +184,16 @@ def fill(path, rows, measure):
 def results(data, rows):
     """Return {row: [result, ...]} of those of `rows` that have any, seed by seed.
 
-    Those of other constants, or of a time without fingerprints, stand below: their rows end with
-    OLDER.
+    Results of other constants or another patch, or without a fingerprint, are left out.
     """
-    today, older = {}, {}
+    found = {}
     for name, row in rows.items():
+        kept = [data.get(name, {}).get(str(seed), {}) for seed in row.seeds]
         setting = row.setting()
-        for seed in row.seeds:
-            result = data.get(name, {}).get(str(seed))
-            if result is not None:
-                new = setting.items() <= result.items() and "fingerprint" in result
-                found, key = (today, name) if new else (older, name + OLDER)
-                found.setdefault(key, []).append(result)
-    return {**today, **older}
+        runs = [run for run in kept if setting.items() <= run.items() and "fingerprint" in run]
+        if runs:
+            found[name] = runs
+    return found
 
 
 def table(heads, lines):

@@ -252,7 +252,8 @@ def draw(data):
         for name in curves:
             right = "quick" if name.startswith("quick") else "as shipped"
             behind[name] = "Pendulum, " * (rows is PENDULUM) + right
-        lab.draw(curves, behind, FOLDER / figure, level)
+        if curves:
+            lab.draw(curves, behind, FOLDER / figure, level)
 
 
 def main():
