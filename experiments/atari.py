@@ -101,7 +101,8 @@ def draw(data):
 def main():
     data = lab.fill(DATA, {name: ROWS[name] for name in sys.argv[1:] or ROWS}, measure)
     print(tables(data))
-    draw(data)
+    if "Pong" in lab.results(data, ROWS):
+        draw(data)
 
 
 if __name__ == "__main__":
