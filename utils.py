@@ -146,10 +146,8 @@ def check_env(env, actions):
         problem = f"actions {a}: discrete_A3C.py learns Discrete, continuous_A3C.py learns Box"
     elif actions == "Discrete" and a.start != 0:
         problem = f"actions {a} must count from 0"
-    elif actions == "Box":
-        bounded = a.is_bounded() and len(a.shape) == 1
-        if not (bounded and np.issubdtype(a.dtype, np.floating)):
-            problem = f"actions {a} must be a bounded float vector"
+    elif actions == "Box" and not (a.is_bounded() and len(a.shape) == 1 and a.dtype.kind == "f"):
+        problem = f"actions {a} must be a bounded float vector"
     if problem is not None:
         raise ValueError(f"ENV_NAME: {env}: {problem}")
     return env
@@ -242,12 +240,11 @@ def evaluate(net, env, seed, episodes=10, max_steps=1000):
 def new_run(env_name):
     """Make the folder of a new run, results/NAME-1, or NAME-2 and so on, and return its path."""
     results = Path(__file__).resolve().parent / "results"
-    results.mkdir(exist_ok=True)
     name = env_name.replace("/", "-").replace(":", "-")
     for number in count(1):
         run = results / f"{name}-{number}"
         try:
-            run.mkdir()  # fails if it exists, so that two runs never share a folder
+            run.mkdir(parents=True)  # fails if it exists, so that two runs never share a folder
             return run
         except FileExistsError:
             continue
