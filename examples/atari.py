@@ -13,9 +13,9 @@ of the last 100 games:
                     NO_OPS = 30
     Space Invaders  MAX_EP = 8000, FRAME_SKIP = 3
 
-Two runs of Pong were stopped after 805 and 887 games; those of Breakout, on a slower day, after
-3908 and 3183, when both had been at a human's 31; that of Space Invaders after 5274. With OWN_INIT
-Pong took 1.4 million steps to 15, without it 0.7 to 0.9.
+Most runs were stopped early: two of Pong after 805 and 887 games, those of Breakout after 3908 and
+3183 (both had averaged a human's 31; the machine was slow that day), that of Space Invaders after
+5274. One run of Pong with OWN_INIT took 1.4 million steps to 15, three without it 0.7 to 0.9.
 
 Other than in the paper: frames of 80 x 80 pixels, the brightest of each 2 x 2, centred on the
 background; n = 20; Adam; gradient clipping; a weight of the critic's loss; no sticky actions. As in

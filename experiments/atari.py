@@ -42,11 +42,17 @@ ROWS = {
 
 def measure(name, seed):
     """Return the games of a run (seconds, return), and its millions of steps."""
-    signal.signal(signal.SIGALRM, signal.default_int_handler)  # as Ctrl-C, which train passes on
+    stopped = []
+
+    def stop(*_):
+        stopped.append(True)
+        raise KeyboardInterrupt  # which train passes on to the run
+
+    signal.signal(signal.SIGALRM, stop)
     signal.alarm(60 * MINUTES)
     with ROWS[name].run(seed, may_fail=True) as run:
         signal.alarm(0)
-        if run.code not in (0, 130):
+        if run.code != 0 and not stopped:  # a fault, or your own Ctrl-C: no result
             raise SystemExit(run.errors)
         returns = lab.returns_of(run)
         if name == "Pong" and seed == 0:
@@ -74,14 +80,9 @@ def tables(data):
             reached = np.flatnonzero(averages >= aim)
             first = f"{minutes[reached[0]]:.1f} min" if len(reached) else "-"
             games = f"{len(run['games'])} of {run['constants']['MAX_EP']}"
-            cells = [f"{name}, seed {run['seed']}", games]
-            cells += [
-                f"{minutes[-1]:.1f}",
-                f"{run['steps']:.2f}",
-                first,
-                f"{averages.max():.1f}",
-                f"{averages[-1]:.1f}",
-            ]
+            cells = [f"{name}, seed {run['seed']}", games, f"{minutes[-1]:.1f}"]
+            cells += [f"{run['steps']:.2f}", first, f"{averages.max():.1f}"]
+            cells.append(f"{averages[-1]:.1f}")
             lines.append([*cells, f"{run['steps'] * 1e6 / minutes[-1] / 60:.0f}"])
     return lab.table(heads, lines)
 
