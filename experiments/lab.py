@@ -94,11 +94,12 @@ class Row:
 
     def learns_as(self, result):
         """Return whether `result` was measured with what this row is and learns today."""
-        then, now = result.get("fingerprint"), self.fingerprint()
-        same = then == now
+        if "fingerprint" not in result or not self.setting().items() <= result.items():
+            return False
+        then, now = result["fingerprint"], self.fingerprint()
         if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
-            same = np.allclose(then, now, PRECISION, 0.0)
-        return same and self.setting().items() <= result.items()
+            return np.allclose(then, now, PRECISION, 0.0)
+        return then == now
 
     @contextmanager
     def run(self, seed, may_fail=False):

@@ -38,6 +38,7 @@ CARTPOLE = {
     "as shipped": Row(FORTY),
     "quick": Row(FORTY, QUICK),
     "quick, `GAMMA = 0.9`": Row(TEN, {**QUICK, "GAMMA": 0.9}),
+    "quick, `REWARD_SCALE = 1.0`": Row(TEN, {**QUICK, "REWARD_SCALE": 1.0}),
     "the tutorial's tips": Row(TEN, TIPS),
     "`LR` not annealed": Row(TEN, patch=NOT_ANNEALED),
     "`LR = 1e-4`, not annealed": Row(TEN, {"LR": 1e-4}, NOT_ANNEALED),
@@ -46,6 +47,7 @@ CARTPOLE = {
     "`BETAS = (0.9, 0.99)`": Row(TEN, {"BETAS": (0.9, 0.99)}),
     "`MAX_GRAD_NORM = 40`": Row(TEN, {"MAX_GRAD_NORM": 40}),
     "`ENTROPY_BETA = 0`": Row(TEN, {"ENTROPY_BETA": 0.0}),
+    "`REWARD_SCALE = 10.0`": Row(TEN, {"REWARD_SCALE": 10.0}),
     "`N_WORKERS = 1`": Row(TEN, {"N_WORKERS": 1}),
     "`N_WORKERS = 8`": Row(TEN, {"N_WORKERS": 8}),
 }

@@ -39,7 +39,11 @@ for env, (script, short) in SCRIPTS.items():
     ROWS[f"{env}, 1 worker"] = Row(ROUNDS, one, script=script)
     ROWS[f"{env}, 2 workers"] = Row(ROUNDS, short, script=script)
 # Who solves CartPole first.
-SOLVING = {"as shipped": Row(SEEDS), "quick": Row(SEEDS, learning.QUICK)}
+SOLVING = {
+    "as shipped": Row(SEEDS),
+    "quick": Row(SEEDS, learning.QUICK),
+    "the tutorial's tips": Row(SEEDS, learning.TIPS),
+}
 for algorithm in ("A2C", "PPO"):
     name = f"Stable-Baselines3 {algorithm}, 8 environments, 1 process"
     PEERS[name] = (algorithm,)
