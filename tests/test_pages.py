@@ -192,7 +192,7 @@ def rows_of(name):
 def data_of(name):
     """Return a module of experiments/ and its data; skip while they are of older code."""
     module, rows, data = rows_of(name)
-    if set(lab.results(data, rows)) != set(rows):
+    if not lab.results(data, rows):
         pytest.skip("the data are of older code")
     return module, data
 
@@ -218,7 +218,10 @@ def test_the_data_are_of_todays_behavior(name):
 @pytest.mark.parametrize("name", ["learning", "faults", "speed", "atari", "cluster"])
 def test_the_pages_show_the_tables_of_the_data(name):
     module, data = data_of(name)
-    for text in module.tables(data).split("\n\n"):
+    tables = module.tables(data).split("\n\n")
+    measured = [text for text in tables if len(text.splitlines()) > 2]  # others: only a head
+    assert measured
+    for text in measured:
         assert any(f"\n{text}\n" in page for page in PAGES.values()), text
 
 
