@@ -219,7 +219,7 @@ def effects(data):
                 chances.append(p)
     for line, p, holm in zip(lines, chances, lab.holm(chances)):
         line += [f"{p:.4f}", f"{holm:.3f}"]
-    heads = ["row", "beside", "outcome", "mean", "difference", "95% interval", "p", "p (Holm)"]
+    heads = ["row", "compared with", "outcome", "mean", "difference", "95% interval", "p", "p (Holm)"]
     return lab.table(heads, lines)
 
 
