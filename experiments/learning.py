@@ -219,8 +219,8 @@ def effects(data):
                 chances.append(p)
     for line, p, holm in zip(lines, chances, lab.holm(chances)):
         line += [f"{p:.4f}", f"{holm:.3f}"]
-    heads = ["row", "compared with", "outcome", "mean", "difference", "95% interval", "p", "p (Holm)"]
-    return lab.table(heads, lines)
+    heads = ["row", "compared with", "outcome", "mean", "difference", "95% interval"]
+    return lab.table([*heads, "p", "p (Holm)"], lines)
 
 
 def tables(data):
