@@ -220,7 +220,8 @@ def effects(data):
     for line, p, holm in zip(lines, chances, lab.holm(chances)):
         line += [f"{p:.4f}", f"{holm:.3f}"]
     heads = ["row", "compared with", "outcome", "mean", "difference", "95% interval"]
-    return lab.table([*heads, "p", "p (Holm)"], lines)
+    heads += ["p", "p (Holm)"]
+    return lab.table(heads, lines)
 
 
 def tables(data):
