@@ -1,28 +1,25 @@
 """Measure speed, and the time to solve CartPole. Run: python -m experiments.speed
 
-Compares the two scripts with a bare environment, with stock parts and with Stable-Baselines3 if it
-is installed. Each contestant is a process of its own, and all take turns, round after round: what
-else the machine does hits all alike. To compare lines of your own, make them a patch in variants/
-and a row below. Results are kept in speed.json: remove it to measure all of them again. Prints the
-tables of experiments/README.md.
+Compares the two scripts with stock parts and with the cluster, and the time to solve CartPole with
+Stable-Baselines3. All take turns, round after round: what else the machine does hits all alike. To
+compare lines of your own, make them a patch in variants/ and a row below. Results are kept in
+speed.json: remove it to measure all of them again. Prints the tables of experiments/README.md.
+Needs ray and stable_baselines3, except for some rows only: python -m experiments.speed quick
 """
 
-import importlib.util
-import json
-import os
-import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from experiments import lab, learning
-from experiments.lab import ROOT, Row
+from experiments.lab import Row
 
 DATA = Path(__file__).with_name("speed.json")
-ROUNDS = range(15)
-SEEDS = range(10)  # of the runs until CartPole is solved
-SECONDS = 3  # of a bare environment
+ROUNDS = range(10)
+SEEDS = range(5)  # of the runs until CartPole is solved
 # Episodes of a run, some seconds each. Nothing is learned, so that all of CartPole's are short.
 SCRIPTS = {
     "CartPole": ("discrete_A3C.py", {"LR": 1e-9, "MAX_EP": 600}),
@@ -30,44 +27,62 @@ SCRIPTS = {
 }
 STOCK = "variants/stock_parts.patch"
 ROWS = {}
-PEERS = {}  # {row: arguments of speed_peers.py}
 for env, (script, short) in SCRIPTS.items():
     one = {**short, "N_WORKERS": 1}
-    PEERS[f"{env}, environment alone"] = ("environment", script.removesuffix(".py"), SECONDS)
-    ROWS[f"{env}, environment alone"] = Row(ROUNDS, script=script)
     ROWS[f"{env}, 1 worker of stock parts"] = Row(ROUNDS, one, STOCK, script)
     ROWS[f"{env}, 1 worker"] = Row(ROUNDS, one, script=script)
     ROWS[f"{env}, 2 workers"] = Row(ROUNDS, short, script=script)
+for n in (1, 2, 4):
+    short = {"LR": 1e-9, "MAX_EP": 600, "N_WORKERS": n}
+    ROWS[f"Cluster, `N_WORKERS = {n}`"] = Row(range(5), short, script="examples/cluster.py")
 # Who solves CartPole first.
-SOLVING = {
-    "as shipped": Row(SEEDS),
+OURS = {
     "quick": Row(SEEDS, learning.QUICK),
     "the tutorial's tips": Row(SEEDS, learning.TIPS),
 }
-for algorithm in ("A2C", "PPO"):
-    name = f"Stable-Baselines3 {algorithm}, 8 environments, 1 process"
-    PEERS[name] = (algorithm,)
-    SOLVING[name] = Row(SEEDS)
+PEERS = {f"Stable-Baselines3 {name}, 8 environments": Row(SEEDS) for name in ("A2C", "PPO")}
+SOLVING = {**OURS, **PEERS}
+MAX_STEPS = 1_000_000  # of Stable-Baselines3
 
 
 def measure(name, number):
     """Return the steps/s of a row of ROWS, or when one of SOLVING has solved CartPole."""
     if name in PEERS:
-        return run_peer(*PEERS[name], number)
-    with {**ROWS, **SOLVING}[name].run(number) as run:
+        return learn(name.split()[1].strip(","), number)
+    with {**ROWS, **OURS}[name].run(number) as run:
         if name in ROWS:
             return {"steps/s": lab.steps_per_second(run)}
-        solved = learning.solving_episode(lab.returns_of(run), learning.LEVELS["CartPole-v0"])
-    seconds = None if solved is None else round(run.times[solved - 1] - run.times[0], 1)
+        return solved_at(lab.returns_of(run), run.times)
+
+
+def solved_at(returns, times):
+    """Return the episode at which CartPole is solved, and the seconds since the first one."""
+    solved = learning.solving_episode(returns, learning.LEVELS["CartPole-v0"])
+    seconds = None if solved is None else round(times[solved - 1] - times[0], 1)
     return {"solved": solved, "seconds": seconds}
 
 
-def run_peer(*arguments):
-    """Run speed_peers.py; return what it prints."""
-    command = [sys.executable, "-m", "experiments.speed_peers", *map(str, arguments)]
-    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, check=True)
-    return json.loads(process.stdout.splitlines()[-1])
+def learn(algorithm, seed):
+    """Let A2C or PPO of Stable-Baselines3 learn CartPole-v0 until it is solved, by its defaults."""
+    import stable_baselines3
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.env_util import make_vec_env
+
+    returns, times = [], []
+
+    class Until(BaseCallback):
+        def _on_step(self):
+            for info in self.locals["infos"]:
+                if "episode" in info:
+                    returns.append(info["episode"]["r"])
+                    times.append(time.perf_counter())
+            return len(returns) < 100 or sum(returns[-100:]) < 100 * 195
+
+    torch.set_num_threads(1)
+    envs = make_vec_env("CartPole-v0", n_envs=8, seed=seed)
+    model = getattr(stable_baselines3, algorithm)("MlpPolicy", envs, device="cpu", seed=seed)
+    model.learn(MAX_STEPS, callback=Until())
+    return solved_at(returns, times)
 
 
 def tables(data):
@@ -96,10 +111,8 @@ def tables(data):
 
 
 def main():
-    rows = dict(ROWS)
-    if importlib.util.find_spec("stable_baselines3") is not None:
-        rows.update(SOLVING)
-    data = lab.fill(DATA, rows, measure)
+    rows = {**ROWS, **SOLVING}
+    data = lab.fill(DATA, {name: rows[name] for name in sys.argv[1:] or rows}, measure)
     print(tables(data))
 
 
