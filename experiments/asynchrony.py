@@ -27,8 +27,8 @@ class Worker(script.Worker):
 
     def run(self):
         self.updates, self.end, self.pulled = [], time.perf_counter(), self.gnet.count.value
-        self.step, self.opt.step = self.opt.step, self.timed_step
-        self.push_and_pull, script.push_and_pull = script.push_and_pull, self.timed_push_and_pull
+        self.step, self.push_and_pull = self.opt.step, script.push_and_pull
+        self.opt.step, script.push_and_pull = self.timed_step, self.timed_push_and_pull
         super().run()
         self.res_queue.put((self.name, self.updates[len(self.updates) // 2 :]))
 

@@ -233,7 +233,7 @@ def holm(chances):
 
 
 def spread(values, digits=0):
-    """Return "median (quartile to quartile)" of `values`, or the median where all are the same."""
+    """Return "median (quartile to quartile)" of `values`, or the median if all three are equal."""
     low, median, high = (f"{x:.{digits}f}" for x in np.percentile(values, [25, 50, 75]))
     return median if low == high else f"{median} ({low} to {high})"
 

@@ -115,8 +115,7 @@ def measure(name, seed):
     blocks = returns[: len(returns) // lab.BLOCK * lab.BLOCK].reshape(-1, lab.BLOCK)
     result = {
         "solved": solved,
-        "seconds": None if solved is None else round(run.times[solved - 1] - run.times[0], 1),
-        "of all": round(run.seconds, 1),
+        "seconds": round(run.seconds, 1),
         "average": run.average,
         "last 100": round(returns[-100:].mean(), 1),
         "greedy": run.greedy,
@@ -178,7 +177,7 @@ SWUNG = {
     "greedy": spread("greedy"),
     f"greedy at least {GOOD}": good,
 }
-CAUGHT = {"seconds": spread("of all"), "greedy": spread("greedy", 2)}
+CAUGHT = {"seconds": spread("seconds"), "greedy": spread("greedy", 2)}
 TRIED = {"last 100 returns": each("last 100"), "greedy": each("greedy")}
 
 
@@ -191,37 +190,31 @@ def dips(run):
     return float(min(run["curve"][len(run["curve"]) * 2 // 3 :]) < LOW)
 
 
-def effects(data):
+OUTCOMES = {"solved by episode": solved_by, "dips": dips}
+SWUNG_OUTCOMES = {"solved by episode": solved_by, "last 100 returns": lambda run: run["last 100"]}
+
+
+def effects(results, shipped, outcomes):
     """Return a table in Markdown: what each row changes, beside the seeds of its own batch."""
-    outcomes = {
-        "CartPole-v0": ("as shipped", {"solved by episode": solved_by, "dips": dips}),
-        "Pendulum-v1": (
-            "Pendulum, as shipped",
-            {"solved by episode": solved_by, "last 100 returns": lambda run: run["last 100"]},
-        ),
-    }
     lines, chances = [], []
-    results = lab.results(data, {**CARTPOLE, **PENDULUM})
     for name, runs in results.items():
-        env_name = runs[0]["constants"]["ENV_NAME"]
-        shipped, outcome_of = outcomes[env_name]
         reference = "quick" if name.startswith("quick") else shipped
         batches = {run["batch"] for run in runs}
         others = [run for run in results.get(reference, []) if run["batch"] in batches]
         if name != reference and others:
-            for title, outcome in outcome_of.items():
+            for title, outcome in outcomes.items():
                 values = [np.array([outcome(run) for run in group]) for group in (runs, others)]
                 difference, (low, high), p = lab.difference(*values)
                 digits = 2 if title == "dips" else 0
                 cells = [f"{values[0].mean():.{digits}f}", f"{difference:+.{digits}f}"]
                 cells.append(f"{low:+.{digits}f} to {high:+.{digits}f}")
-                lines.append([name, reference.removeprefix("Pendulum, "), title, *cells])
+                row, beside = (text.removeprefix("Pendulum, ") for text in (name, reference))
+                lines.append([row, beside, title, *cells])
                 chances.append(p)
     for line, p, holm in zip(lines, chances, lab.holm(chances)):
         line += [f"{p:.4f}", f"{holm:.3f}"]
     heads = ["row", "compared with", "outcome", "mean", "difference", "95% interval"]
-    heads += ["p", "p (Holm)"]
-    return lab.table(heads, lines)
+    return lab.table([*heads, "p", "p (Holm)"], lines)
 
 
 def tables(data):
@@ -238,7 +231,9 @@ def tables(data):
             cells = [column(runs) for column in columns.values()]
             lines.append([name.removeprefix("Pendulum, "), str(len(runs)), *cells])
         parts.append(lab.table([title, "seeds", *columns], lines))
-    parts.append(effects(data))
+    parts.append(effects(lab.results(data, CARTPOLE), "as shipped", OUTCOMES))
+    swung = lab.results(data, PENDULUM)
+    parts.append(effects(swung, "Pendulum, as shipped", SWUNG_OUTCOMES))
     return "\n\n".join(parts)
 
 
@@ -253,8 +248,8 @@ def draw(data):
         curves = {name: np.array([run["curve"] for run in results[name]]) for name in results}
         behind = {}
         for name in curves:
-            right = "quick" if name.startswith("quick") else "as shipped"
-            behind[name] = "Pendulum, " * (rows is PENDULUM) + right
+            right = "Pendulum, as shipped" if rows is PENDULUM else "as shipped"
+            behind[name] = "quick" if name.startswith("quick") else right
         if curves:
             lab.draw(curves, behind, FOLDER / figure, level)
 

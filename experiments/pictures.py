@@ -2,8 +2,8 @@
 
 The learning curves become CartPole-v0.png and Pendulum-v1.png; the first lines of each run and
 those from its last episode on are kept in pictures.json and printed. Weights and constants are
-copied to examples/weights/, and examples/watch.py draws the animations. Pong's is of the run of
-experiments/atari.py.
+copied to examples/weights/, and examples/watch.py draws the animations. Pong's needs
+results/experiment-Pong, which experiments/atari.py leaves when it measures Pong's first run.
 """
 
 import shutil
