@@ -70,18 +70,21 @@ def means(run):
 
 def tables(data):
     """Return the table in Markdown: a line a run."""
-    heads = ["run", "games", "minutes", "million steps", "the aim after", "highest mean"]
-    heads += ["last mean", "env steps/s"]
+    heads = ["run", "games", "minutes", "million steps", "minutes to the aim"]
+    heads += ["million steps to the aim", "highest mean", "last mean", "env steps/s"]
     lines = []
     for name, runs in lab.results(data, ROWS).items():
         for run in runs:
             minutes, averages = means(run)
             aim = next((AIMS[game] for game in AIMS if name.startswith(game)), np.inf)
             reached = np.flatnonzero(averages >= aim)
-            first = f"{minutes[reached[0]]:.1f} min" if len(reached) else "-"
+            aimed = ["-", "-"]
+            if len(reached):
+                minute = minutes[reached[0]]
+                aimed = [f"{minute:.1f}", f"{run['steps'] * minute / minutes[-1]:.2f}"]
             games = f"{len(run['games'])} of {run['constants']['MAX_EP']}"
             cells = [f"{name}, seed {run['seed']}", games, f"{minutes[-1]:.1f}"]
-            cells += [f"{run['steps']:.2f}", first, f"{averages.max():.1f}"]
+            cells += [f"{run['steps']:.2f}", *aimed, f"{averages.max():.1f}"]
             cells.append(f"{averages[-1]:.1f}")
             lines.append([*cells, f"{run['steps'] * 1e6 / minutes[-1] / 60:.0f}"])
     return lab.table(heads, lines)
