@@ -98,7 +98,7 @@ class Row:
             return False
         then, now = result["fingerprint"], self.fingerprint()
         if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
-            return np.allclose(then, now, PRECISION, 0.0)
+            return np.allclose(then, now, PRECISION, 0.0, equal_nan=True)
         return then == now
 
     @contextmanager
