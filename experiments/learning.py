@@ -208,7 +208,7 @@ def effects(results, shipped, outcomes):
                 digits = 2 if title == "dips" else 0
                 cells = [f"{values[0].mean():.{digits}f}", f"{difference:+.{digits}f}"]
                 cells.append(f"{low:+.{digits}f} to {high:+.{digits}f}")
-                row, beside = (text.removeprefix("Pendulum, ") for text in (name, reference))
+                row, beside = name.removeprefix("Pendulum, "), reference.removeprefix("Pendulum, ")
                 lines.append([row, beside, title, *cells])
                 chances.append(p)
     for line, p, holm in zip(lines, chances, lab.holm(chances)):

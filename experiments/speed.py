@@ -1,10 +1,10 @@
 """Measure speed, and the time to solve CartPole. Run: python -m experiments.speed
 
-Compares the two scripts with stock parts and with the cluster, and the time to solve CartPole with
-Stable-Baselines3. All take turns, round after round: what else the machine does hits all alike. To
-compare lines of your own, make them a patch in variants/ and a row below. Results are kept in
-speed.json: remove it to measure all of them again. Prints the tables of experiments/README.md.
-Needs ray and stable_baselines3, except for some rows only: python -m experiments.speed quick
+Compares the steps/s of the scripts, of stock parts and of the cluster, and the time in which A3C and
+Stable-Baselines3 solve CartPole. All take turns, round after round: what else the machine does hits
+all alike. To compare lines of your own, make them a patch in variants/ and a row below. Results are
+kept in speed.json: remove it to measure all of them again. Prints the tables of
+experiments/README.md. Needs ray and stable_baselines3. Some rows: python -m experiments.speed quick
 """
 
 import sys
@@ -36,20 +36,23 @@ for n in (1, 2, 4):  # more episodes, as its workers begin seconds apart
     short = {"LR": 1e-9, "MAX_EP": 2000, "N_WORKERS": n}
     ROWS[f"Cluster, `N_WORKERS = {n}`"] = Row(range(5), short, script="examples/cluster.py")
 # Who solves CartPole first.
-OURS = {
+PEERS = {
+    "Stable-Baselines3 A2C, 8 environments": "A2C",
+    "Stable-Baselines3 PPO, 8 environments": "PPO",
+}
+SOLVING = {
     "quick": Row(SEEDS, learning.QUICK),
     "the tutorial's tips": Row(SEEDS, learning.TIPS),
+    **{name: Row(SEEDS) for name in PEERS},
 }
-PEERS = {f"Stable-Baselines3 {name}, 8 environments": Row(SEEDS) for name in ("A2C", "PPO")}
-SOLVING = {**OURS, **PEERS}
 MAX_STEPS = 1_000_000  # of Stable-Baselines3
 
 
 def measure(name, number):
     """Return the steps/s of a row of ROWS, or when one of SOLVING has solved CartPole."""
     if name in PEERS:
-        return learn(name.split()[1].strip(","), number)
-    with {**ROWS, **OURS}[name].run(number) as run:
+        return learn(PEERS[name], number)
+    with {**ROWS, **SOLVING}[name].run(number) as run:
         if name in ROWS:
             return {"steps/s": lab.steps_per_second(run)}
         return solved_at(lab.returns_of(run), run.times)
@@ -63,7 +66,7 @@ def solved_at(returns, times):
 
 
 def learn(algorithm, seed):
-    """Let A2C or PPO of Stable-Baselines3 learn CartPole-v0 until it is solved, by its defaults."""
+    """Let Stable-Baselines3's A2C or PPO solve CartPole-v0: its defaults, but 8 environments."""
     import stable_baselines3
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
