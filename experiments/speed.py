@@ -1,6 +1,6 @@
 """Measure speed, and the time to solve CartPole. Run: python -m experiments.speed
 
-Compares the steps/s of the scripts, of stock parts and of the cluster, and the time in which A3C and
+Compares the steps/s of the scripts, stock parts and the cluster, and the time in which A3C and
 Stable-Baselines3 solve CartPole. All take turns, round after round: what else the machine does hits
 all alike. To compare lines of your own, make them a patch in variants/ and a row below. Results are
 kept in speed.json: remove it to measure all of them again. Prints the tables of
