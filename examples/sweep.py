@@ -64,6 +64,7 @@ def train(program, constants, folder=ROOT):
         copy.write_text(text)
         paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "MPLBACKEND": "agg"}
+        environ["PYTHONUNBUFFERED"] = ""  # unbuffered, the lines of two processes mix
         begin = time.perf_counter()
         process = subprocess.Popen(
             [sys.executable, str(copy)],

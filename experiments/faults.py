@@ -124,7 +124,6 @@ def tables(data):
 
 def main():
     os.environ.pop("OMP_NUM_THREADS", None)  # or the first mistake would do nothing
-    os.environ.pop("PYTHONUNBUFFERED", None)  # or a worker that is killed may leave half a line
     print(tables(lab.fill(DATA, ROWS, measure)))
 
 

@@ -76,7 +76,8 @@ class Copy:
 
     def start(self, *arguments, **environ):
         """Start `python arguments` in the folder, in a session of its own and without a display."""
-        unset = {"DISPLAY", "OMP_NUM_THREADS", "PYTHONPATH"}
+        # Unbuffered, the lines of two processes mix.
+        unset = {"DISPLAY", "OMP_NUM_THREADS", "PYTHONPATH", "PYTHONUNBUFFERED"}
         variables = {name: value for name, value in os.environ.items() if name not in unset}
         return subprocess.Popen(
             [sys.executable, *arguments],
