@@ -4,7 +4,7 @@ The constants are Pong's. Measured on 2 cores (experiments/README.md); the score
 of the last 100 games:
 
     game            minutes   million steps  score       seeds
-    Pong            14 to 18  1.3 to 1.7     19          3
+    Pong            32 to 36  1.8            19          3
     Breakout        45        1.6, 2.0       24.7, 32.2  2
     Space Invaders  50        4.3            409         1
 
@@ -13,9 +13,8 @@ of the last 100 games:
                     NO_OPS = 30
     Space Invaders  MAX_EP = 8000, FRAME_SKIP = 3
 
-Most runs were stopped early: two of Pong after 805 and 887 games, those of Breakout after 3908 and
-3183 (both had averaged a human's 31; the machine was slow that day), that of Space Invaders after
-5274. One run of Pong with OWN_INIT took 1.4 million steps to 15, three without it 0.7 to 0.9.
+Pong ended by itself; the other runs were stopped. Both of Breakout had averaged a human's 31 before.
+One run of Pong with OWN_INIT took 1.4 million steps to 15, three without it 0.6 to 1.0.
 
 Other than in the paper: frames of 80 x 80 pixels, the brightest of each 2 x 2, centred on the
 background; n = 20; Adam; gradient clipping; a weight of the critic's loss; no sticky actions. As in

@@ -35,7 +35,7 @@ INVADERS = {"ENV_NAME": "ALE/SpaceInvaders-v5", "MAX_EP": 8000, "FRAME_SKIP": 3}
 ROWS = {
     "Pong": Row(range(3), script=SCRIPT),
     "Pong, `OWN_INIT = True`": Row(range(1), {"OWN_INIT": True}, script=SCRIPT),
-    "Breakout": Row(range(3), BREAKOUT, script=SCRIPT),
+    "Breakout": Row(range(2), BREAKOUT, script=SCRIPT),
     "Space Invaders": Row(range(1), INVADERS, script=SCRIPT),
 }
 
