@@ -13,7 +13,7 @@ of the last 100 games:
                     NO_OPS = 30
     Space Invaders  MAX_EP = 8000, FRAME_SKIP = 3
 
-Pong ended by itself; the other runs were stopped. Both of Breakout had averaged a human's 31 before.
+Pong ended by itself; the other runs were stopped. Breakout's had both averaged a human's 31.
 One run of Pong with OWN_INIT took 1.4 million steps to 15, three without it 0.6 to 1.0.
 
 Other than in the paper: frames of 80 x 80 pixels, the brightest of each 2 x 2, centred on the
