@@ -53,15 +53,16 @@ def copy(patch=None):
 
 @cache
 def fingerprint_of(script, patch, constants):
-    """Return what one worker learns: returns, greedy mean, and the norm of the weights."""
+    """Return what one worker learns: returns, greedy mean, and the norm of the weights' change."""
+    constants = ast.literal_eval(constants)
     with copy(patch) as folder:
-        run = train(script, ast.literal_eval(constants), folder)
+        run = train(script, constants, folder)
         if run.code == 1 and patch is not None:  # some mistakes are errors
             return run.errors.splitlines()[-1]
         if run.code != 0:
             sys.exit(run.errors)
-        weights = torch.load(run.folder / "weights.pt")
-        norm = torch.cat([w.flatten() for w in weights.values()]).norm().item()
+        start = train(script, {**constants, "MAX_EP": 1, "LR": 1e-12}, folder)
+        norm = (weights_of(run) - weights_of(start)).norm().item()
         return [*returns_of(run), run.greedy or 0.0, norm]
 
 
@@ -123,6 +124,12 @@ class Row:
 def returns_of(run):
     """Return the returns (episodes,) that a run has saved."""
     return np.loadtxt(run.folder / "returns.csv", delimiter=",", skiprows=1, usecols=1, ndmin=1)
+
+
+def weights_of(run):
+    """Return the weights that a run has saved, as one vector."""
+    weights = torch.load(run.folder / "weights.pt")
+    return torch.cat([w.flatten() for w in weights.values()]).double()
 
 
 def steps_per_second(run):
