@@ -61,6 +61,7 @@ def fingerprint_of(script, patch, constants):
             return run.errors.splitlines()[-1]
         if run.code != 0:
             sys.exit(run.errors)
+        # A run that learns nothing has the weights at the start.
         start = train(script, {**constants, "MAX_EP": 1, "LR": 1e-12}, folder)
         norm = (weights_of(run) - weights_of(start)).norm().item()
         return [*returns_of(run), run.greedy or 0.0, norm]
