@@ -69,8 +69,8 @@ def fingerprint_of(script, patch, constants):
             return run.errors.splitlines()[-1]
         if run.code != 0:
             sys.exit(run.errors)
-        # Rows that differ in other constants have the same first weights.
-        kept = ("ENV_NAME", "N_WORKERS", "OWN_INIT", "SEED")
+        # Rows that differ in other constants have the same first weights and play the same game.
+        kept = ("ENV_NAME", "N_WORKERS", "NO_OPS", "OWN_INIT", "SEED")
         first = repr({name: constants[name] for name in kept if name in constants})
         norm = (weights_of(run) - first_weights(script, patch, first)).norm().item()
         return [*returns_of(run), run.greedy or 0.0, norm]
@@ -109,8 +109,7 @@ class Row:
             return False
         then, now = result["fingerprint"], self.fingerprint()
         if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
-            # 1e-9: even the first weights have moved a little.
-            return np.allclose(then, now, PRECISION, 1e-9, equal_nan=True)
+            return np.allclose(then, now, PRECISION, 0.0, equal_nan=True)
         return then == now
 
     @contextmanager
