@@ -9,6 +9,8 @@ import json
 import math
 import os
 import random
+import re
+import shutil
 import signal
 import sys
 import threading
@@ -16,17 +18,19 @@ import time
 from itertools import count
 from numbers import Integral, Real
 from pathlib import Path
+from types import ModuleType
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.multiprocessing as mp
+from torch.nn.utils import clip_grad_norm_
 
 # A3C itself
 
 
 def v_wrap(np_array, dtype=np.float32):
-    """Return an array (or a list) as a tensor; it shares memory if it has that dtype already."""
+    """Return an array (or a list) as a tensor; an array of that dtype shares its memory."""
     return torch.from_numpy(np.asarray(np_array, dtype=dtype))
 
 
@@ -40,7 +44,7 @@ def set_init(layers):
 def push_and_pull(opt, lnet, gnet, done, s_, bs, ba, br, gamma, *, max_grad_norm=None):
     """Push the gradients of n steps to the global network, then pull its weights.
 
-    S3 without acting; the tutorial calls it in "Training Loop".
+    All of Algorithm S3 but acting (tutorial: "Training Loop").
 
     opt            optimizer of the global network
     lnet, gnet     local and global network; the last output of forward is V(s), (n, 1)
@@ -50,64 +54,82 @@ def push_and_pull(opt, lnet, gnet, done, s_, bs, ba, br, gamma, *, max_grad_norm
     gamma          discount factor
     max_grad_norm  clip gradients to this L2 norm; None: don't clip
 
-    Raises FloatingPointError, before gnet is changed, if the loss is not finite.
+    Returns a dict of numbers to look at: lnet.log, if loss_func sets it, and, with max_grad_norm,
+    the "gradient norm" before clipping. Raises ValueError if V(s) is not (n, 1), and
+    FloatingPointError if the loss is not finite; neither changes gnet.
     """
-    if done:
-        v_s_ = 0.0  # S3: R = 0 for terminal state
-    else:
-        with torch.no_grad():
-            v_s_ = lnet(v_wrap(s_)[None])[-1].item()  # S3: bootstrap from last state
-    buffer_v_target = []
+    with torch.no_grad():
+        value = lnet(v_wrap(s_)[None])[-1]
+    if value.shape != (1, 1):
+        raise ValueError(
+            "The last output of forward must be V(s), of shape (n, 1). "
+            f"For one state, its shape is {tuple(value.shape)}."
+        )
+    R = 0.0 if done else value.item()  # S3: R = 0 for terminal state, or bootstrap from last state
+    returns = []
     for r in reversed(br):  # S3: for i, backwards
-        v_s_ = r + gamma * v_s_  # S3: R = r_i + gamma R
-        buffer_v_target.append(v_s_)
-    buffer_v_target.reverse()
+        R = r + gamma * R  # S3: R = r_i + gamma R
+        returns.append(R)
+    returns.reverse()
+
     a = np.array(ba)
-    discrete = np.issubdtype(a.dtype, np.integer)  # (n,); continuous actions are (n, a_dim)
-    a = v_wrap(a, np.int64) if discrete else v_wrap(a.reshape(len(ba), -1))
-    s, v_t = v_wrap(np.array(bs)), v_wrap(buffer_v_target).view(-1, 1)
+    if np.issubdtype(a.dtype, np.integer):
+        a = v_wrap(a, np.int64)  # discrete actions, (n,)
+    else:
+        a = v_wrap(a.reshape(len(ba), -1))  # continuous actions, (n, a_dim)
+    s, v_t = v_wrap(np.array(bs)), v_wrap(returns).view(-1, 1)
     loss = lnet.loss_func(s, a, v_t)
     if not loss.isfinite():
         raise FloatingPointError(
             f"The loss is {loss.item()}; the largest state is {s.abs().max():g}, the largest "
-            f"target {v_t.abs().max():g}. Check states and rewards first, then lower LR."
+            f"return {v_t.abs().max():g}. Check states and rewards first, then lower LR."
         )
 
     # Not opt.zero_grad(): it clears the gradients of gnet, and those of lnet would add up.
     lnet.zero_grad()  # S3: reset gradients
     loss.backward()
+    log = dict(getattr(lnet, "log", {}))
     if max_grad_norm is not None:
-        torch.nn.utils.clip_grad_norm_(lnet.parameters(), max_grad_norm, error_if_nonfinite=True)
-    # The weights of gnet are in shared memory; their .grad is private to each process.
+        norm = clip_grad_norm_(lnet.parameters(), max_grad_norm, error_if_nonfinite=True)
+        log["gradient norm"] = norm.item()
+    # Push. The weights of gnet are in shared memory; their .grad is private to each process.
     for lp, gp in zip(lnet.parameters(), gnet.parameters()):
         gp.grad = lp.grad
+    for lb, gb in zip(lnet.buffers(), gnet.buffers()):
+        gb.copy_(lb)  # BatchNorm's running mean, say: buffers have no gradients
     opt.step()  # S3: asynchronous update
-    with torch.no_grad():
+    with torch.no_grad():  # pull
         for lp, gp in zip(lnet.parameters(), gnet.parameters()):
             lp.copy_(gp)  # S3: synchronize parameters
-        for lb, gb in zip(lnet.buffers(), gnet.buffers()):
-            gb.copy_(lb)  # buffers (BatchNorm's running mean, say) have no gradient: push values
+    return log
 
 
-def record(global_ep, global_ep_r, ep_r, res_queue, name):
-    """Count an episode of return ep_r; queue and print the moving average of all returns.
+def record(global_ep, global_ep_r, ep_r, res_queue, name, log=()):
+    """Count an episode of return ep_r; print and queue the moving average of all returns.
 
-    To continue a run, restore global_ep and global_ep_r: above episode 0 the average goes on.
+    log lists what push_and_pull returned in this episode. With it, a row is queued in place of
+    the average: a dict of return, average and the mean of each number in log.
     """
-    ep_r = np.asarray(ep_r).item()  # some environments pay arrays of one number
+    ep_r = np.asarray(ep_r).item()  # some environments return rewards as arrays
     with global_ep.get_lock():  # one lock for both values, so that they agree
         global_ep.value += 1  # S3: count T, here in episodes
         if global_ep.value == 1:
             global_ep_r.value = ep_r
         else:
             global_ep_r.value = 0.99 * global_ep_r.value + 0.01 * ep_r
-        res_queue.put(global_ep_r.value)
+        if log:
+            row = {"return": ep_r, "average": global_ep_r.value}
+            for key in log[0]:
+                row[key] = sum(numbers[key] for numbers in log) / len(log)
+            res_queue.put(row)
+        else:
+            res_queue.put(global_ep_r.value)
         print(f"{name} Ep: {global_ep.value} | Ep_r: {global_ep_r.value:.2f}", flush=True)
 
 
 # A run: nothing below is needed to understand A3C
 
-LIMITS = {  # type, lowest and highest value
+LIMITS = {  # of constants: type, lowest and highest value
     "UPDATE_GLOBAL_ITER": (Integral, 1, math.inf),
     "GAMMA": (Real, 0, 1),
     "MAX_EP": (Integral, 1, math.inf),
@@ -121,7 +143,7 @@ LIMITS = {  # type, lowest and highest value
 
 
 def check_constants(constants):
-    """Return a script's constants, given its globals(); exit if one is outside of LIMITS."""
+    """Exit if one of a script's constants, given its globals(), is outside of LIMITS."""
     for name, (kind, low, high) in LIMITS.items():
         value = constants.get(name)
         if name not in constants or (name == "MAX_GRAD_NORM" and value is None):
@@ -129,14 +151,12 @@ def check_constants(constants):
         if not (isinstance(value, kind) and low <= value <= high):
             what = "a whole number" if kind is Integral else "a number"
             sys.exit(f"{name} = {value!r}: use {what} from {low} to {high}.")
-    kinds = (Real, str, tuple, list, type(None))
-    return {k: v for k, v in constants.items() if k.isupper() and isinstance(v, kinds)}
 
 
 def check_env(env, actions):
     """Return env; raise ValueError if it does not suit a script that learns `actions`.
 
-    actions is the name of a class of spaces, "Discrete" or "Box": gym and Gymnasium each have one.
+    actions is "Discrete" or "Box": a name, because gym and Gymnasium have different classes.
     """
     s, a = env.observation_space, env.action_space
     problem = None
@@ -161,7 +181,7 @@ def seed_all(seed):
 
 
 def follow_parent():
-    """Let a worker end when its parent ends, and leave Ctrl-C to the parent."""
+    """End this worker when its parent ends, and leave Ctrl-C to the parent."""
 
     def exit_with_parent():
         mp.parent_process().join()
@@ -171,14 +191,13 @@ def follow_parent():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         threading.Thread(target=exit_with_parent, daemon=True).start()
-        torch.set_num_threads(1)
 
 
 def run_workers(workers, res_queue, res):
     """Run all workers until they are done; append to res what they put on res_queue (not None).
 
-    Raises SystemExit if a worker died (its traceback stands above), with 130 after Ctrl-C and with
-    143 after SIGTERM. In any case no worker is left running.
+    Exits with an error if a worker dies, with 130 after Ctrl-C, with 143 after SIGTERM; no worker
+    is left running.
     """
 
     def gather():
@@ -187,10 +206,10 @@ def run_workers(workers, res_queue, res):
             if result is not None:
                 res.append(result)
 
-    received = []  # a handler that raises would not do: during a fork exceptions get lost
+    received = []  # handlers only take note: an exception raised during a fork would be lost
     handlers = {}
     for number in (signal.SIGINT, signal.SIGTERM):
-        handlers[number] = signal.signal(number, lambda number, _: received.append(number))
+        handlers[number] = signal.signal(number, lambda signum, _: received.append(signum))
     try:
         for worker in workers:
             worker.start()
@@ -219,54 +238,101 @@ def run_workers(workers, res_queue, res):
 
 
 def evaluate(net, env, seed, episodes=10, max_steps=1000):
-    """Return the returns (episodes,) of the greedy policy; episode i starts from seed + i."""
+    """Play with the greedy policy; return the returns (episodes,). Episode i has seed + i.
+
+    An episode is cut off after max_steps steps, and a line says so.
+    """
     returns = np.zeros(episodes)
+    cut_off = 0
     training = net.training
     net.eval()
     for episode in range(episodes):
         s, _ = env.reset(seed=seed + episode)
-        if hasattr(net, "forget"):
-            net.forget()  # as in examples/memory.py
         for _ in range(max_steps):
             a = net.choose_action(v_wrap(s)[None], greedy=True)
             s, r, terminated, truncated, _ = env.step(a)
             returns[episode] += np.asarray(r).item()
             if terminated or truncated:
                 break
+        else:
+            cut_off += 1
     net.train(training)
+    if cut_off:
+        print(f"{cut_off} of {episodes} greedy episodes were cut off after {max_steps} steps.")
     return returns
 
 
-def new_run(env_name):
-    """Make the folder of a new run, results/NAME-1, or NAME-2 and so on, and return its path."""
+def new_run(env_name, script=None):
+    """Make the folder of a new run, results/NAME-1, or NAME-2 and so on, and return its path.
+
+    script is the path of the program, of which the folder gets a copy; None: no copy.
+    """
     results = Path(__file__).resolve().parent / "results"
     name = env_name.replace("/", "-").replace(":", "-")
     for number in count(1):
         run = results / f"{name}-{number}"
         try:
             run.mkdir(parents=True)  # fails if it exists, so that two runs never share a folder
-            return run
         except FileExistsError:
             continue
+        if script is not None:
+            shutil.copy(script, run)
+        return run
 
 
 def save_results(run, net, res, constants):
-    """Save weights.pt, constants.json, returns.csv and returns.png in the folder run.
+    """Save weights.pt, episodes.csv, constants.json and curves.png in the folder run.
 
-    res lists the moving averages that record has queued.
+    res        what record has queued: rows, or averages alone
+    constants  globals() of the script; the names in capitals are saved
     """
     torch.save(net.state_dict(), run / "weights.pt")
-    (run / "constants.json").write_text(json.dumps(constants, indent=2, default=str))
-    averages = np.array(res, dtype=float)
-    returns = averages.copy()
-    returns[1:] = (averages[1:] - 0.99 * averages[:-1]) / 0.01  # undoes the moving average
-    episodes = np.arange(1, len(res) + 1)
-    table, header = np.column_stack([episodes, returns, averages]), "episode,return,average"
-    np.savetxt(run / "returns.csv", table, "%.6g", ",", header=header, comments="")
-    fig, ax = plt.subplots(figsize=(11, 6))
-    ax.plot(episodes, returns, alpha=0.25, label="return")
-    ax.plot(episodes, averages, label="moving average")
-    ax.set(title=run.name, xlabel="Episode", ylabel="Return")
-    ax.legend()
-    fig.savefig(run / "returns.png")
-    print(f"Saved {run}: weights.pt, constants.json, returns.csv, returns.png", flush=True)
+    rows = [row if isinstance(row, dict) else {"average": row} for row in res]
+    names = list(dict.fromkeys(name for row in rows for name in row)) or ["return", "average"]
+    columns = {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
+    table = np.column_stack([np.arange(1, len(rows) + 1), *columns.values()])
+    formats, header = ["%d"] + ["%.6g"] * len(names), ",".join(["episode", *names])
+    np.savetxt(run / "episodes.csv", table, formats, ",", header=header, comments="")
+    text = json.dumps(as_json(constants), indent=2)
+    (run / "constants.json").write_text(text, encoding="utf-8")
+    draw_curves(columns, run.name).savefig(run / "curves.png")
+    print(f"Saved {run}: weights.pt, episodes.csv, constants.json, curves.png", flush=True)
+
+
+def as_json(names):
+    """Return the constants among names, a script's globals(); what JSON can't hold as its repr."""
+    constants = {}
+    for name, value in names.items():
+        if name.isupper() and not isinstance(value, ModuleType):
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError):
+                value = re.sub(" at 0x[0-9A-Fa-f]+", "", repr(value))  # addresses change
+            constants[name] = value
+    return constants
+
+
+def draw_curves(columns, title):
+    """Return a figure of columns {name: (episodes,)}: returns on top, a panel for each other."""
+    others = [name for name in columns if name not in ("return", "average")]
+    heights = [3] + [1] * len(others)
+    fig = plt.figure(figsize=(9, 1 + 1.5 * sum(heights)), layout="constrained")
+    axes = fig.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    top, *panels = axes
+    n = len(columns["average"])
+    episodes, window = np.arange(1, n + 1), max(1, n // 50)
+    if "return" in columns:
+        top.plot(episodes, columns["return"], alpha=0.25, label="return")
+    top.plot(episodes, columns["average"], label="moving average")
+    top.set(title=title, ylabel="Return")
+    top.legend()
+    for ax, name in zip(panels, others):
+        numbers = columns[name]
+        mean = np.convolve(numbers, np.ones(window) / window, "valid")
+        ax.plot(episodes, numbers, color="tab:blue", alpha=0.25)
+        ax.plot(episodes[window - 1 :], mean, color="tab:blue")
+        ax.set(ylabel=name)
+        if mean.min() > 0 and mean.max() > 100 * mean.min():
+            ax.set(yscale="log")
+    axes[-1].set(xlabel="Episode")
+    return fig
