@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from matplotlib.animation import FuncAnimation, PillowWriter
 
-from examples.sweep import change
+from examples.train import change
 from utils import evaluate, v_wrap
 
 PROGRAM = "discrete_A3C.py"  # that trained the run

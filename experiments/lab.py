@@ -26,7 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from examples.sweep import change, train
+from examples.train import change, train
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = 25  # episodes averaged into one point of a curve

@@ -14,7 +14,7 @@ import gym
 import numpy as np
 import pytest
 
-from examples.sweep import change
+from examples.train import change
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 600  # seconds; only ends a run that hangs
