@@ -4,6 +4,7 @@ The age of a gradient is the number of updates by other workers between its pull
 CartPole is trained as shipped, up to UPDATES; push_and_pull and opt.step are wrapped from outside.
 """
 
+import sys
 import time
 from pathlib import Path
 
@@ -41,11 +42,12 @@ class Worker(script.Worker):
 
     def timed_push_and_pull(self, *arguments, **options):
         begin, acted = self.end, time.perf_counter()
-        self.push_and_pull(*arguments, **options)
+        numbers = self.push_and_pull(*arguments, **options)
         self.end, self.pulled = time.perf_counter(), self.gnet.count.value
         self.updates.append([self.age, begin, acted, *self.adam, self.end])
         if self.pulled >= UPDATES:
             self.g_ep.value = script.MAX_EP
+        return numbers
 
 
 def measure(name, seed):
@@ -87,4 +89,4 @@ def draw(data):
 
 
 if __name__ == "__main__":
-    draw(lab.fill(DATA, ROWS, measure))
+    draw(lab.fill(DATA, ROWS, measure, sys.argv[1:]))

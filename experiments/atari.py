@@ -1,8 +1,8 @@
 """Learn Atari games, and draw Pong's curves. Run: python -m experiments.atari
 
-Results of examples/atari.py are kept in atari.json, and measured again only if constants or what
-they learn have changed. A run is stopped after MINUTES. Pong's first run is copied to
-results/experiment-Pong, for examples/watch.py. Some rows only: python -m experiments.atari Pong
+Results of examples/atari.py are kept in atari.json; only what is missing is measured. A run is
+stopped after MINUTES. Pong's first run is copied to results/experiment-Pong, for examples/watch.py.
+Some rows only: python -m experiments.atari Pong; without measuring: python -m experiments.atari tables
 """
 
 import re
@@ -38,6 +38,7 @@ ROWS = {
     "Breakout": Row(range(2), BREAKOUT, script=SCRIPT),
     "Space Invaders": Row(range(1), INVADERS, script=SCRIPT),
 }
+TOLD = {name: row for name, row in ROWS.items() if name != "Space Invaders"}  # in the table
 
 
 def measure(name, seed):
@@ -65,28 +66,23 @@ def measure(name, seed):
 def means(run):
     """Return the minute of each game from the hundredth on, and the mean of the last hundred."""
     seconds, returns = np.array(run["games"]).T
-    return seconds[GAMES - 1 :] / 60, np.convolve(returns, np.ones(GAMES) / GAMES, "valid")
+    return seconds[GAMES - 1 :] / 60, np.convolve(returns, np.ones(GAMES), "valid") / GAMES
 
 
 def tables(data):
     """Return the table in Markdown: a line a run."""
-    heads = ["run", "games", "minutes", "million steps", "minutes to the aim"]
-    heads += ["million steps to the aim", "highest mean", "last mean", "env steps/s"]
     lines = []
-    for name, runs in lab.results(data, ROWS).items():
+    for name, runs in lab.results(data, TOLD).items():
         for run in runs:
             minutes, averages = means(run)
             aim = next((AIMS[game] for game in AIMS if name.startswith(game)), np.inf)
             reached = np.flatnonzero(averages >= aim)
-            aimed = ["-", "-"]
+            aimed = "-"
             if len(reached):
-                minute = minutes[reached[0]]
-                aimed = [f"{minute:.1f}", f"{run['steps'] * minute / minutes[-1]:.2f}"]
-            games = f"{len(run['games'])} of {run['constants']['MAX_EP']}"
-            cells = [f"{name}, seed {run['seed']}", games, f"{minutes[-1]:.1f}"]
-            cells += [f"{run['steps']:.2f}", *aimed, f"{averages.max():.1f}"]
-            cells.append(f"{averages[-1]:.1f}")
-            lines.append([*cells, f"{run['steps'] * 1e6 / minutes[-1] / 60:.0f}"])
+                aimed = f"{run['steps'] * minutes[reached[0]] / minutes[-1]:.2f}"
+            cells = [f"{name}, seed {run['seed']}", f"{run['steps']:.2f}", aimed]
+            lines.append([*cells, f"{averages.max():.1f}", f"{averages[-1]:.1f}"])
+    heads = ["run", "million steps", "million steps to the aim", "highest mean", "last mean"]
     return lab.table(heads, lines)
 
 
@@ -103,10 +99,9 @@ def draw(data):
 
 
 def main():
-    data = lab.fill(DATA, {name: ROWS[name] for name in sys.argv[1:] or ROWS}, measure)
+    data = lab.fill(DATA, ROWS, measure, sys.argv[1:])
     print(tables(data))
-    if "Pong" in lab.results(data, ROWS):
-        draw(data)
+    draw(data)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,28 @@
 """Measure what is learned: constants, mistakes, examples. Run: python -m experiments.learning
 
 Each row below is trained with its seeds, in a copy of the collection with other constants and a
-patch, as you would change it. Each result is kept in learning.json, and measured again only if
-constants, patch or what they learn have changed. Prints the tables of experiments/README.md and
-draws knobs.png, mistakes.png and pendulum.png. Some rows: python -m experiments.learning quick
-The last rows need more packages: pip install "gymnasium[box2d]"
+patch, as you would change it. Results are kept in learning.json; only what is missing is measured.
+Prints tables, and draws forest.png, knobs.png, mistakes.png and pendulum.png. Some rows only:
+python -m experiments.learning quick. Without measuring: python -m experiments.learning tables
+Needs pip install scipy; for the last rows also pip install "gymnasium[box2d]".
 """
 
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
 import discrete_A3C
-from experiments import lab
+from experiments import lab, stats
 from experiments.lab import Row
 from utils import evaluate
 
 FOLDER = Path(__file__).parent
 DATA = FOLDER / "learning.json"
-LEVELS = {"CartPole-v0": 195, "Pendulum-v1": -250}  # for the mean of 100 returns
-LOW = 150  # for the mean of lab.BLOCK returns of CartPole
+LEVELS = {"CartPole-v0": 195, "Pendulum-v1": -250}  # solved: for the mean of 100 returns
+RISEN = {"CartPole-v0": 150, "Pendulum-v1": -250}  # learned mostly: for the same mean
 GOOD = -170  # for the greedy policy of Pendulum
 FIVE, TEN = range(5), range(10)
 
@@ -32,18 +33,25 @@ QUICK = {
     "REWARD_SCALE": 10.0,
     "MAX_EP": 1000,
 }
-TIPS = {"UPDATE_GLOBAL_ITER": 10, "GAMMA": 0.99, "LR": 1e-3}
+BRIEF = {**QUICK, "UPDATE_GLOBAL_ITER": 5, "MAX_EP": 300}
+LARGE_LR = {"UPDATE_GLOBAL_ITER": 10, "GAMMA": 0.99, "LR": 1e-3}
+TIPS = {"UPDATE_GLOBAL_ITER": 10, "GAMMA": 0.99, "LR": 1e-4}
 NOT_ANNEALED = "variants/not_annealed.patch"
 CARTPOLE = {
-    "as shipped": Row(range(40)),
-    "quick": Row(range(45), QUICK),
+    "as shipped": Row(range(50)),
+    "quick": Row(range(55), QUICK),
     "quick, `GAMMA = 0.9`": Row(TEN, {**QUICK, "GAMMA": 0.9}),
     "quick, `REWARD_SCALE = 1.0`": Row(TEN, {**QUICK, "REWARD_SCALE": 1.0}),
-    "the tutorial's tips": Row(TEN, TIPS),
+    "n = 10, 0.99, 1e-3": Row(TEN, LARGE_LR),
+    "the tutorial's tips, annealed": Row(TEN, TIPS),
+    "the tutorial's tips, not annealed": Row(TEN, TIPS, NOT_ANNEALED),
     "`LR` not annealed": Row(TEN, patch=NOT_ANNEALED),
+    "`LR = 1e-4`": Row(TEN, {"LR": 1e-4}),
     "`LR = 1e-4`, not annealed": Row(TEN, {"LR": 1e-4}, NOT_ANNEALED),
     "`UPDATE_GLOBAL_ITER = 10`": Row(TEN, {"UPDATE_GLOBAL_ITER": 10}),
+    "`UPDATE_GLOBAL_ITER = 10`, not annealed": Row(TEN, {"UPDATE_GLOBAL_ITER": 10}, NOT_ANNEALED),
     "`GAMMA = 0.99`": Row(TEN, {"GAMMA": 0.99}),
+    "`GAMMA = 0.99`, not annealed": Row(TEN, {"GAMMA": 0.99}, NOT_ANNEALED),
     "`BETAS = (0.9, 0.99)`": Row(TEN, {"BETAS": (0.9, 0.99)}),
     "`MAX_GRAD_NORM = 40`": Row(TEN, {"MAX_GRAD_NORM": 40}),
     "`ENTROPY_BETA = 0`": Row(TEN, {"ENTROPY_BETA": 0.0}),
@@ -57,13 +65,28 @@ MISTAKES = {
     "buffers are not emptied, 1000 episodes": Row(FIVE, {"MAX_EP": 1000}, "mistakes/buffers.patch"),
     "Adam's `step` is private": Row(FIVE, patch="mistakes/step.patch"),
     "quick, a time limit counts as terminal": Row(FIVE, QUICK, "mistakes/limit.patch"),
+    "quick, n = 5, 300 episodes": Row(TEN, BRIEF),  # without a mistake
 }
+PATCHES = {
+    "advantage not detached": "not_detached",
+    "never bootstraps": "never_bootstraps",
+    "no baseline": "no_baseline",
+    "bootstraps from the state before": "wrong_state",
+    "entropy is punished": "punished_entropy",
+    "log pi broadcasts": "broadcast",
+}
+for name, patch in PATCHES.items():
+    MISTAKES[f"quick, {name}"] = Row(TEN, QUICK, f"mistakes/{patch}.patch")
+for name in ("advantage not detached", "never bootstraps", "no baseline"):
+    patch = f"mistakes/{PATCHES[name]}.patch"
+    MISTAKES[f"quick, n = 5, 300 episodes, {name}"] = Row(TEN, BRIEF, patch)
 SCRIPT = "continuous_A3C.py"
+CLIPPED = "mistakes/clipped_log_prob.patch"
 PENDULUM = {
-    "Pendulum, as shipped": Row(FIVE, script=SCRIPT),
-    "Pendulum, `LR` not annealed": Row(FIVE, {}, "variants/pendulum_not_annealed.patch", SCRIPT),
+    "Pendulum, as shipped": Row(TEN, script=SCRIPT),
     "Pendulum, `REWARD_SCALE = 1.0`": Row(FIVE, {"REWARD_SCALE": 1.0}, script=SCRIPT),
     "Pendulum, `ENTROPY_BETA = 0.001`": Row(FIVE, {"ENTROPY_BETA": 0.001}, script=SCRIPT),
+    "Pendulum, clipped action in log pi": Row(FIVE, patch=CLIPPED, script=SCRIPT),
 }
 CATCH = {  # as examples/catch.py names them
     "ENV_NAME": "examples.catch:Catch-v0",
@@ -74,26 +97,29 @@ CATCH = {  # as examples/catch.py names them
     "ENTROPY_BETA": 0.1,
 }
 EMPTIED = "variants/emptied_memory.patch"
-EXAMPLES = {
+OTHERS = {
     "catch": Row(TEN, CATCH),
     "catch_pixels": Row(FIVE, script="examples/catch_pixels.py"),
     "memory": Row(TEN, script="examples/memory.py"),
     "memory, emptied at each step": Row(FIVE, {}, EMPTIED, "examples/memory.py"),
 }
-CAR = {"REWARD_SCALE": 1.0, "MAX_EP": 100}
-ENVIRONMENTS = {
+GYMNASIUM = "variants/gymnasium.patch"
+for name, constants in {
     "CartPole-v1, quick": QUICK,
     "Acrobot-v1, quick, `MAX_EP = 600`": {**QUICK, "MAX_EP": 600},
     "LunarLander-v3, quick, `REWARD_SCALE = 100.0`": {**QUICK, "REWARD_SCALE": 100.0},
-    "MountainCar-v0, quick, `MAX_EP = 300`": {**QUICK, "MAX_EP": 300},
-    "MountainCarContinuous-v0, `REWARD_SCALE = 1.0`, `MAX_EP = 100`": CAR,
+}.items():
+    OTHERS[name] = Row(range(2), {**constants, "ENV_NAME": name.partition(",")[0]}, GYMNASIUM)
+CAR = {**QUICK, "ENV_NAME": "MountainCar-v0", "MAX_EP": 300}
+FREE_CAR = {"ENV_NAME": "MountainCarContinuous-v0", "REWARD_SCALE": 1.0, "MAX_EP": 100}
+UNTOLD = {  # in no table
+    "MountainCar-v0, quick, `MAX_EP = 300`": Row(range(2), CAR, GYMNASIUM),
+    "MountainCarContinuous-v0, `REWARD_SCALE = 1.0`, `MAX_EP = 100`": Row(
+        range(2), FREE_CAR, GYMNASIUM, SCRIPT
+    ),
+    "Pendulum, `LR` not annealed": Row(FIVE, {}, "variants/pendulum_not_annealed.patch", SCRIPT),
 }
-OTHERS = {}
-for name, constants in ENVIRONMENTS.items():
-    script = SCRIPT if "Continuous" in name else "discrete_A3C.py"
-    constants = {**constants, "ENV_NAME": name.partition(",")[0]}
-    OTHERS[name] = Row(range(2), constants, "variants/gymnasium.patch", script)
-ROWS = {**CARTPOLE, **MISTAKES, **PENDULUM, **EXAMPLES, **OTHERS}
+ROWS = {**CARTPOLE, **MISTAKES, **PENDULUM, **OTHERS, **UNTOLD}
 
 
 def solving_episode(returns, level):
@@ -129,9 +155,28 @@ def measure(name, seed):
     return result
 
 
+def rise(run):
+    """Return the episode by which 100 returns first average RISEN; the last one if they never do.
+
+    A curve has means of 25 returns, so this is a multiple of 25.
+    """
+    constants = run["constants"]
+    means = np.convolve(run["curve"], np.ones(4) / 4, "valid")
+    reached = np.flatnonzero(means >= RISEN[constants["ENV_NAME"]])
+    return int(reached[0] + 4) * lab.BLOCK if len(reached) else constants["MAX_EP"]
+
+
+def last_third(run):
+    """Return the mean of the returns of the last third of the episodes."""
+    return np.mean(run["curve"][len(run["curve"]) * 2 // 3 :])
+
+
+OUTCOMES = {"episodes until 100 returns average": rise, "mean return of the last third": last_third}
+
+
 # The columns of the tables: a title, and what it says of the results of a row.
 def solved(runs):
-    return lab.share(sum(run["solved"] is not None for run in runs), len(runs))
+    return stats.share(sum(run["solved"] is not None for run in runs), len(runs))
 
 
 def half(runs):
@@ -140,81 +185,77 @@ def half(runs):
     return f"{episode:.0f}" if np.isfinite(episode) else "-"
 
 
-def late(runs):
-    """Return the mean of the returns after the first third of the episodes, of each run."""
-    return lab.spread([np.mean(run["curve"][len(run["curve"]) // 3 :]) for run in runs])
-
-
-def fell(runs):
-    return f"{sum(dips(run) for run in runs):.0f} of {len(runs)}"
-
-
 def good(runs):
-    return lab.share(sum(run["greedy"] >= GOOD for run in runs), len(runs))
+    return stats.share(sum(run["greedy"] >= GOOD for run in runs), len(runs))
 
 
-def each(key):
-    return lambda runs: ", ".join(f"{np.round(run[key]) + 0.0:.0f}" for run in runs)
+def spread(of, digits=0, ends=(25, 75)):
+    """Return a column that tells `of`, a key of the results or a function, of all seeds."""
 
+    def column(runs):
+        values = [of(run) if callable(of) else run[of] for run in runs]
+        return stats.spread(values, digits, ends)
 
-def spread(key, digits=0):
-    return lambda runs: lab.spread([run[key] for run in runs], digits)
+    return column
 
 
 LEARNED = {
-    "solved (95% interval)": solved,
-    "half of all seeds solved it by episode": half,
-    "returns after the first third": late,
-    "average at the end": spread("average"),
-    f"below {LOW} in the last third": fell,
-    "greedy": spread("greedy"),
+    "150 by episode": spread(rise),
+    "mean of the last third": spread(last_third),
+    "first solved": solved,
+    "half by episode": half,
     "upright after 1000 steps": spread("upright", 2),
 }
 SWUNG = {
-    f"seeds that reached {LEVELS['Pendulum-v1']}": solved,
-    "half of all seeds by episode": half,
-    "last 100 returns": spread("last 100"),
+    "-250 by episode": spread(rise),
+    "mean of the last third": spread(last_third),
     "greedy": spread("greedy"),
     f"greedy at least {GOOD}": good,
 }
-CAUGHT = {"seconds": spread("seconds"), "greedy": spread("greedy", 2)}
-TRIED = {"last 100 returns": each("last 100"), "greedy": each("greedy")}
+TRIED = {
+    "seconds": spread("seconds"),
+    "last 100 returns": spread("last 100", 1, (0, 100)),
+    "greedy": spread("greedy", 1, (0, 100)),
+}
 
 
-def solved_by(run):
-    """Return the episode at which a run was solved; the last one if it never was."""
-    return run["solved"] or run["constants"]["MAX_EP"]
+def reference(name):
+    """Return the row that a row is compared with, or None."""
+    for right in ("quick, n = 5, 300 episodes", "quick", "Pendulum"):
+        if name.startswith(f"{right},") and "as shipped" not in name:
+            return "Pendulum, as shipped" if right == "Pendulum" else right
+    alone = ("as shipped", "quick, n = 5, 300 episodes", "buffers are not emptied, 1000 episodes")
+    return None if name in alone or "as shipped" in name else "as shipped"
 
 
-def dips(run):
-    return float(min(run["curve"][len(run["curve"]) * 2 // 3 :]) < LOW)
-
-
-OUTCOMES = {"solved by episode": solved_by, "dips": dips}
-SWUNG_OUTCOMES = {"solved by episode": solved_by, "last 100 returns": lambda run: run["last 100"]}
-
-
-def effects(results, shipped, outcomes):
-    """Return a table in Markdown: what each row changes, beside the seeds of its own batch."""
-    lines, chances = [], []
+def effects(results):
+    """Return what each row changes: a list of dicts, a row and an outcome each, p corrected."""
+    found = []
     for name, runs in results.items():
-        reference = "quick" if name.startswith("quick") else shipped
-        batches = {run["batch"] for run in runs}
-        others = [run for run in results.get(reference, []) if run["batch"] in batches]
-        if name != reference and others:
-            for title, outcome in outcomes.items():
-                values = [np.array([outcome(run) for run in group]) for group in (runs, others)]
-                difference, (low, high), p = lab.difference(*values)
-                digits = 2 if title == "dips" else 0
-                cells = [f"{values[0].mean():.{digits}f}", f"{difference:+.{digits}f}"]
-                cells.append(f"{low:+.{digits}f} to {high:+.{digits}f}")
-                row, beside = name.removeprefix("Pendulum, "), reference.removeprefix("Pendulum, ")
-                lines.append([row, beside, title, *cells])
-                chances.append(p)
-    for line, p, holm in zip(lines, chances, lab.holm(chances)):
-        line += [f"{p:.4f}", f"{holm:.3f}"]
-    heads = ["row", "compared with", "outcome", "mean", "difference", "95% interval"]
-    return lab.table([*heads, "p", "p (Holm)"], lines)
+        others = results.get(reference(name), [])
+        batches = [[run["batch"] for run in group] for group in (runs, others)]
+        for title, outcome in OUTCOMES.items() if others else ():
+            a, b = ([outcome(run) for run in group] for group in (runs, others))
+            difference, low, high = stats.difference(a, b)
+            effect = {"row": name, "reference": reference(name), "outcome": title}
+            effect.update(difference=difference, low=low, high=high, scatter=np.std(b, ddof=1))
+            effect.update(p=stats.permutation(a, b, *batches))
+            effect.update(within=set(batches[0]) <= set(batches[1]))
+            found.append(effect)
+    for effect, p in zip(found, stats.holm([effect["p"] for effect in found])):
+        effect["holm"] = p
+    return found
+
+
+def tell(found):
+    """Return a table of effects in Markdown."""
+    lines = []
+    for e in found:
+        cells = [e["row"], e["reference"], e["outcome"], f"{e['difference']:+.0f}"]
+        cells += [f"{e['low']:+.0f} to {e['high']:+.0f}", f"{e['p']:.5f}", f"{e['holm']:.4f}"]
+        lines.append([*cells, "yes" if e["within"] else "no"])
+    heads = ["row", "compared with", "outcome", "difference", "95% interval", "p", "p (Holm)"]
+    return lab.table([*heads, "within batches"], lines)
 
 
 def tables(data):
@@ -223,41 +264,68 @@ def tables(data):
     for title, rows, columns in (
         ("CartPole-v0", {**CARTPOLE, **MISTAKES}, LEARNED),
         ("Pendulum-v1", PENDULUM, SWUNG),
-        ("example", EXAMPLES, CAUGHT),
-        ("environment", OTHERS, TRIED),
     ):
         lines = []
         for name, runs in lab.results(data, rows).items():
             cells = [column(runs) for column in columns.values()]
             lines.append([name.removeprefix("Pendulum, "), str(len(runs)), *cells])
         parts.append(lab.table([title, "seeds", *columns], lines))
-    parts.append(effects(lab.results(data, CARTPOLE), "as shipped", OUTCOMES))
-    swung = lab.results(data, PENDULUM)
-    parts.append(effects(swung, "Pendulum, as shipped", SWUNG_OUTCOMES))
+    lines = []
+    for name, runs in lab.results(data, OTHERS).items():
+        own = [f"`{key} = {value}`" for key, value in OTHERS[name].constants.items()]
+        constants = ", ".join(text for text in own if "ENV_NAME" not in text) or "its own"
+        name = name if name.startswith("memory") else name.partition(",")[0]
+        lines.append([name, constants, str(len(runs)), *(tell(runs) for tell in TRIED.values())])
+    parts.append(lab.table(["environment", "constants", "seeds", *TRIED], lines))
     return "\n\n".join(parts)
 
 
+def draw_forest(groups):
+    """Draw the effects {title: [effect, ...]}: a panel a group and outcome, a line a row."""
+    heights = [len(found) for found in groups.values()]
+    fig = plt.figure(figsize=(11, 1.5 + 0.13 * sum(heights)), layout="constrained")
+    axes = fig.subplots(len(groups), 2, sharey="row", squeeze=False, height_ratios=heights)
+    for line, (title, found) in zip(axes, groups.items()):
+        for ax, outcome in zip(line, OUTCOMES):
+            chosen = [effect for effect in found if effect["outcome"] == outcome]
+            for y, e in enumerate(chosen):
+                ax.barh(y, 2 * e["scatter"], 1.0, -e["scatter"], color="0.9")
+                ax.plot([e["low"], e["high"]], [y, y], color="tab:blue")
+                fill = "tab:blue" if e["holm"] < 0.05 else "white"
+                ax.plot(e["difference"], y, "o", color="tab:blue", markerfacecolor=fill)
+            names = [effect["row"].replace("`", "") for effect in chosen]
+            ax.set_yticks(range(len(chosen)), names, size=8)
+            ax.axvline(0, color="black", linewidth=0.8)
+            ax.set_title(f"{title}: {outcome}", size=8)
+        line[0].invert_yaxis()
+    fig.savefig(FOLDER / "forest.png", dpi=80)
+
+
 def draw(data):
-    shipped = {name: CARTPOLE[name] for name in ("as shipped", "quick")}
+    right = ("as shipped", "quick")
     for figure, rows, level in (
         ("knobs.png", CARTPOLE, LEVELS["CartPole-v0"]),
-        ("mistakes.png", {**shipped, **MISTAKES}, LEVELS["CartPole-v0"]),
+        ("mistakes.png", {**{n: CARTPOLE[n] for n in right}, **MISTAKES}, LEVELS["CartPole-v0"]),
         ("pendulum.png", PENDULUM, LEVELS["Pendulum-v1"]),
     ):
         results = lab.results(data, rows)
         curves = {name: np.array([run["curve"] for run in results[name]]) for name in results}
-        behind = {}
-        for name in curves:
-            right = "Pendulum, as shipped" if rows is PENDULUM else "as shipped"
-            behind[name] = "quick" if name.startswith("quick") else right
-        if curves:
-            lab.draw(curves, behind, FOLDER / figure, level)
+        behind = {name: reference(name) or name for name in curves}
+        lab.draw_curves(curves, behind, FOLDER / figure, level, sharex=rows is not MISTAKES)
 
 
 def main():
-    data = lab.fill(DATA, {name: ROWS[name] for name in sys.argv[1:] or ROWS}, measure)
+    data = lab.fill(DATA, ROWS, measure, sys.argv[1:])
     print(tables(data))
+    cartpole = effects(lab.results(data, {**CARTPOLE, **MISTAKES}))
+    pendulum = effects(lab.results(data, PENDULUM))
+    print(f"\n{tell(cartpole)}\n\n{tell(pendulum)}")
     draw(data)
+    groups = {"Knobs, beside as shipped": [], "Knobs, beside quick": [], "Mistakes": []}
+    for e in cartpole:
+        group = "Mistakes" if e["row"] in MISTAKES else f"Knobs, beside {e['reference']}"
+        groups[group].append(e)
+    draw_forest({**groups, "Pendulum": pendulum})
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ results/experiment-Pong, which experiments/atari.py leaves when it measures Pong
 """
 
 import shutil
+import sys
 from pathlib import Path
 
 import torch
 
 import discrete_A3C
 from examples import watch
-from examples.sweep import train
+from examples.train import train
 from experiments import lab
 from experiments.lab import ROOT, Row
 from utils import seed_all
@@ -31,7 +32,7 @@ def measure(name, seed):
         run = train(ROWS[name].script, {"N_WORKERS": 2, "SEED": seed}, folder)
         if run.code != 0:
             raise SystemExit(run.errors)
-        shutil.copy(run.folder / "returns.png", DATA.with_name(f"{name}.png"))
+        shutil.copy(run.folder / "curves.png", DATA.with_name(f"{name}.png"))
         for file in ("weights.pt", "constants.json"):
             shutil.copy(run.folder / file, WEIGHTS / name)
     episodes = [number for number, line in enumerate(run.lines) if " Ep: " in line]
@@ -58,7 +59,7 @@ def animate(name, program, weights, seed=1, steps=200):
 
 
 def main():
-    data = lab.fill(DATA, ROWS, measure)
+    data = lab.fill(DATA, ROWS, measure, sys.argv[1:])
     for [run] in lab.results(data, ROWS).values():
         print("\n".join(run["lines"]))
     animate("untrained", "discrete_A3C.py", untrained(), steps=180)

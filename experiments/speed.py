@@ -4,7 +4,8 @@ Compares the steps/s of the scripts, stock parts and the cluster, and the time i
 Stable-Baselines3 solve CartPole. All take turns, round after round: what else the machine does hits
 all alike. To compare lines of your own, make them a patch in variants/ and a row below. Results are
 kept in speed.json: remove it to measure all of them again. Prints the tables of
-experiments/README.md. Needs ray and stable_baselines3. Some rows: python -m experiments.speed quick
+experiments/README.md. Some rows only: python -m experiments.speed quick. Without measuring:
+python -m experiments.speed tables. Needs pip install scipy ray stable_baselines3.
 """
 
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from experiments import lab, learning
+from experiments import lab, learning, stats
 from experiments.lab import Row
 
 DATA = Path(__file__).with_name("speed.json")
@@ -35,6 +36,7 @@ for env, (script, short) in SCRIPTS.items():
 for n in (1, 2, 4):  # more episodes, as its workers begin seconds apart
     short = {"LR": 1e-9, "MAX_EP": 2000, "N_WORKERS": n}
     ROWS[f"Cluster, `N_WORKERS = {n}`"] = Row(range(5), short, script="examples/cluster.py")
+UNTOLD = ("Cluster, `N_WORKERS = 1`", "Cluster, `N_WORKERS = 4`")  # in no table
 # Who solves CartPole first.
 PEERS = {
     "Stable-Baselines3 A2C, 8 environments": "A2C",
@@ -42,10 +44,10 @@ PEERS = {
 }
 SOLVING = {
     "quick": Row(SEEDS, learning.QUICK),
-    "the tutorial's tips": Row(SEEDS, learning.TIPS),
-    **{name: Row(SEEDS) for name in PEERS},
+    "n = 10, 0.99, 1e-3": Row(SEEDS, learning.LARGE_LR),
+    **{name: Row(SEEDS, script=None) for name in PEERS},
 }
-MAX_STEPS = 1_000_000  # of Stable-Baselines3
+MAX_STEPS, N_ENVS = 1_000_000, 8  # of Stable-Baselines3
 
 
 def measure(name, number):
@@ -82,41 +84,43 @@ def learn(algorithm, seed):
             return len(returns) < 100 or sum(returns[-100:]) < 100 * 195
 
     torch.set_num_threads(1)
-    envs = make_vec_env("CartPole-v0", n_envs=8, seed=seed)
+    envs = make_vec_env("CartPole-v0", n_envs=N_ENVS, seed=seed)
     model = getattr(stable_baselines3, algorithm)("MlpPolicy", envs, device="cpu", seed=seed)
     model.learn(MAX_STEPS, callback=Until())
-    return {**solved_at(returns, times), "version": stable_baselines3.__version__}
+    told = {"version": stable_baselines3.__version__, "n_envs": N_ENVS, "MAX_STEPS": MAX_STEPS}
+    return {**solved_at(returns, times), **told}
 
 
 def tables(data):
-    """Return the tables of steps/s and of the time to solve CartPole, with ratios between them."""
+    """Return the tables of steps/s and of the time to solve CartPole."""
     results = lab.results(data, ROWS)
-    rate = learning.spread("steps/s")
-    rates = [[name, str(len(runs)), rate(runs)] for name, runs in results.items()]
-    ratios = []
-    for env in SCRIPTS:
-        for ours, other in (("1 worker", "1 worker of stock parts"), ("2 workers", "1 worker")):
-            pairs = zip(results.get(f"{env}, {ours}", []), results.get(f"{env}, {other}", []))
-            found = [a["steps/s"] / b["steps/s"] for a, b in pairs if a["batch"] == b["batch"]]
-            if found:
-                ratio = lab.spread(found, 2)
-                ratios.append(f"- {env}, {ours}: {ratio} times the steps/s of {other}")
+    rates, above, before = [], "", []
+    for name, runs in results.items():
+        if name in UNTOLD:
+            continue
+        rate = [run["steps/s"] for run in runs]
+        ratio = "-"
+        if name.partition(",")[0] == above.partition(",")[0]:  # the same environment, in turn
+            ratio = stats.spread(np.divide(rate, before), 2)
+        rates.append([name, str(len(runs)), stats.spread(rate), ratio])
+        above, before = name, rate
+    heads = ["contestant", "rounds", "env steps/s", "times the row above"]
+    parts = [lab.table(heads, rates)]
     times = []
     for name, runs in lab.results(data, SOLVING).items():
         solved = sum(run["solved"] is not None for run in runs)
-        # Who did not solve it counts as later than all others.
-        seconds = sorted(run["seconds"] or np.inf for run in runs)[(len(runs) - 1) // 2]
-        cells = [f"{solved} of {len(runs)}", learning.half(runs)]
-        times.append([name, *cells, f"{seconds:.1f}" if np.isfinite(seconds) else "-"])
-    heads = ["contestant", "solved", "half of all seeds by episode", "and by second"]
-    parts = [lab.table(["contestant", "rounds", "env steps/s"], rates), "\n".join(ratios)]
+        cells = [f"{solved} of {len(runs)}"]
+        for key, digits in (("solved", 0), ("seconds", 1)):
+            # Who did not solve it counts as later than all others.
+            values = [run[key] or np.inf for run in runs]
+            cells.append(stats.spread(values, digits, (0, 100)))
+        times.append([name, *cells])
+    heads = ["contestant", "solved", "by episode", "by second"]
     return "\n\n".join([*parts, lab.table(heads, times)])
 
 
 def main():
-    rows = {**ROWS, **SOLVING}
-    data = lab.fill(DATA, {name: rows[name] for name in sys.argv[1:] or rows}, measure)
-    print(tables(data))
+    print(tables(lab.fill(DATA, {**ROWS, **SOLVING}, measure, sys.argv[1:])))
 
 
 if __name__ == "__main__":
