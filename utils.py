@@ -332,7 +332,7 @@ def draw_curves(columns, title):
         ax.plot(episodes, numbers, color="tab:blue", alpha=0.25)
         ax.plot(episodes[window - 1 :], mean, color="tab:blue")
         ax.set(ylabel=name)
-        if mean.min() > 0 and mean.max() > 100 * mean.min():
+        if numbers.min() > 0 and numbers.max() > 100 * numbers.min():
             ax.set(yscale="log")
     axes[-1].set(xlabel="Episode")
     return fig
