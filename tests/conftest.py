@@ -1,9 +1,10 @@
-"""What the tests share: a copy of the collection to change and run, and an environment to count."""
+"""What the tests share: a copy of the collection to change and run, and a simple environment."""
 
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before importing torch
 
+import csv
 import shutil
 import signal
 import subprocess
@@ -24,10 +25,7 @@ GYM_SAYS = ("Gym has been", "Please upgrade", "Users of this", "See the migratio
 class CountingEnv(gym.Env):
     """Pays 1 a step and ends after `length` steps: terminated, or truncated by a time limit."""
 
-    action_space = gym.spaces.Discrete(2)
-
     def __init__(self, size=4, length=7, truncates=False):
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
         self.size, self.length, self.truncates = size, length, truncates
         self.seeds, self.actions, self.closed = [], [], 0
 
@@ -56,33 +54,31 @@ class Copy:
         self.folder = folder
         for name in ("discrete_A3C.py", "continuous_A3C.py", "utils.py", "shared_adam.py"):
             shutil.copy(ROOT / name, folder)
-        shutil.copytree(
-            ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__")
-        )
+        shutil.copytree(ROOT / "examples", folder / "examples")
 
     def change(self, file, old, new):
         """Replace the text `old`, which must stand in `file` once."""
-        text = (self.folder / file).read_text()
+        text = (self.folder / file).read_text(encoding="utf-8")
         assert text.count(old) == 1, f"{file} has {old!r} {text.count(old)} times"
-        (self.folder / file).write_text(text.replace(old, new))
+        (self.folder / file).write_text(text.replace(old, new), encoding="utf-8")
 
     def set(self, file, start_method=None, **constants):
         """Change constants at the top of `file`; let it start its workers by start_method."""
-        text = (self.folder / file).read_text()
-        (self.folder / file).write_text(change(text, constants))
+        text = (self.folder / file).read_text(encoding="utf-8")
+        (self.folder / file).write_text(change(text, constants), encoding="utf-8")
         if start_method is not None:
             main = 'if __name__ == "__main__":\n'
             self.change(file, main, f'{main}    mp.set_start_method("{start_method}")\n')
 
-    def start(self, *arguments, **environ):
+    def start(self, *arguments):
         """Start `python arguments` in the folder, in a session of its own and without a display."""
         # Unbuffered, the lines of two processes mix.
         unset = {"DISPLAY", "OMP_NUM_THREADS", "PYTHONPATH", "PYTHONUNBUFFERED"}
-        variables = {name: value for name, value in os.environ.items() if name not in unset}
+        environ = {name: value for name, value in os.environ.items() if name not in unset}
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=self.folder,
-            env={**variables, "MPLBACKEND": "agg", **environ},
+            env={**environ, "MPLBACKEND": "agg"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -98,22 +94,20 @@ class Copy:
             stdout, stderr = process.communicate(timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            process.kill()
             raise
         lines = [line for line in stderr.splitlines() if line and not line.startswith(GYM_SAYS)]
         return process.returncode, stdout, "\n".join(lines)
 
-    def run(self, *arguments, **environ):
-        return self.end(self.start(*arguments, **environ))
+    def run(self, *arguments):
+        return self.end(self.start(*arguments))
 
-    def saved(self, run):
-        """Return the returns that a run in results/ has saved, after a look at its four files."""
+    def saved(self, run, column="return"):
+        """Return a column of episodes.csv, one of the four files that a run saves."""
         folder = self.folder / "results" / run
-        names = ["constants.json", "returns.csv", "returns.png", "weights.pt"]
-        assert sorted(path.name for path in folder.iterdir()) == names
-        assert (folder / "returns.png").read_bytes().startswith(b"\x89PNG")
-        rows = (folder / "returns.csv").read_text().splitlines()[1:]
-        return np.array([float(row.split(",")[1]) for row in rows])
+        names = {path.name for path in folder.iterdir() if path.suffix != ".py"}
+        assert names == {"constants.json", "curves.png", "episodes.csv", "weights.pt"}
+        with open(folder / "episodes.csv", encoding="utf-8") as file:
+            return np.array([float(row[column]) for row in csv.DictReader(file)])
 
 
 @pytest.fixture
