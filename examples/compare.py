@@ -1,11 +1,14 @@
 """Compare runs: the moving averages of many seeds in one picture. Run: python -m examples.compare
 
-Runs whose constants differ in SEED alone are one line, as long as the shortest of them: the median,
-and a band from the lowest to the highest seed. Its label has the constants that differ, or else the
-name of the run's folder. Rename a folder, to CartPole-v0-gradients for example, to tell a run with
-a patch from the others.
+Runs of one program whose constants differ in SEED alone are one line, as long as the shortest of
+them: the median, and a band from the lowest to the highest seed. Of two runs with the same seed the
+newer one counts; an interrupted run is left out. The label of the first line has the constants that
+differ between the lines, that of another line those that differ from the first. Rename a folder, to
+CartPole-v0-gradients for example, to give its line that name.
 """
 
+import ast
+import csv
 import json
 import re
 import sys
@@ -14,43 +17,63 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
+from examples.train import change, find_constants, is_whole
+
 RUNS = "results/*"  # folders of runs
 THRESHOLDS = {"CartPole-v0": 195}  # draws a dashed line
 
 
 def read_run(folder):
     """Return the constants of the run in `folder` and its moving averages (episodes,)."""
-    constants = json.loads((folder / "constants.json").read_text())
-    table = np.loadtxt(folder / "returns.csv", delimiter=",", skiprows=1, ndmin=2)
-    return constants, table[:, 2]
+    constants = json.loads((folder / "constants.json").read_text(encoding="utf-8"))
+    with open(folder / "episodes.csv", encoding="utf-8", newline="") as file:
+        return constants, np.array([float(row["average"]) for row in csv.DictReader(file)])
+
+
+def read_code(script):
+    """Return the code of a script without comments, and with None for each constant."""
+    text = script.read_text(encoding="utf-8")
+    text = change(text, dict.fromkeys(find_constants(text)))
+    return ast.unparse(ast.parse(text))
 
 
 def group_runs(folders):
-    """Return a list of groups: name, constants without SEED, and the averages of each seed."""
-    groups = []
-    for folder in sorted(folders):
+    """Return a list of groups: name, constants without SEED, and the averages of each seed.
+
+    Prints the name of a run that it leaves out. Runs of different code get a constant `script`.
+    """
+    groups, scripts = [], {}
+    for folder in sorted(folders, key=lambda folder: (folder / "episodes.csv").stat().st_mtime_ns):
+        if not is_whole(folder):
+            print(f"Left out, interrupted or stopped early: {folder}")
+            continue
         constants, averages = read_run(folder)
-        constants.pop("SEED", None)
+        for script in folder.glob("*.py"):
+            constants["script"] = scripts.setdefault(read_code(script), str(script))
+        seed = constants.pop("SEED", None)
+        if seed is None:
+            seed = folder.name
         name = re.sub(r"-\d+$", "", folder.name)  # CartPole-v0-2 is another run of CartPole-v0
         for group in groups:
             if group[:2] == (name, constants):
-                group[2].append(averages)
+                group[2][seed] = averages
                 break
         else:
-            groups.append((name, constants, [averages]))
-    return groups
+            groups.append((name, constants, {seed: averages}))
+    return [(name, constants, list(runs.values())) for name, constants, runs in groups]
 
 
 def labels_of(groups):
-    """Return a label for each group: the constants that differ, or the name."""
-    all_constants = [constants for _, constants, _ in groups]
+    """Return a label for each group: what differs from the first; of the first, what differs."""
+    described = [{"name": name, **constants} for name, constants, _ in groups]
+    keys = dict.fromkeys(key for group in described for key in group)
+    first, *others = described
     labels = []
-    for name, constants, _ in groups:
-        differ = [k for k in constants if any(c.get(k) != constants[k] for c in all_constants)]
-        label = ", ".join(f"{k} = {constants[k]}" for k in differ)
-        if label == "" or all_constants.count(constants) > 1:
-            label = f"{name} {label}".strip()
-        labels.append(label)
+    for group in described:
+        compared = others if group is first else [first]
+        differ = [k for k in keys if any(other.get(k) != group.get(k) for other in compared)]
+        label = ", ".join(f"{key} = {group.get(key)}" for key in differ)
+        labels.append(label.removeprefix("name = ") or first["name"])
     return labels
 
 
@@ -66,22 +89,26 @@ def draw(groups, title):
         ax.fill_between(episodes, curves.min(0), curves.max(0), color=line.get_color(), alpha=0.2)
     if title in THRESHOLDS:
         ax.axhline(THRESHOLDS[title], color="gray", linestyle="--", label=str(THRESHOLDS[title]))
-    if len({constants["MAX_EP"] for _, constants, _ in groups}) > 1:
+    if len({constants.get("MAX_EP") for _, constants, _ in groups}) > 1:
         title += " (MAX_EP differs, so LR is annealed at different speeds)"
     ax.set(title=title, xlabel="Episode", ylabel="Return, moving average")
     fig.legend(loc="outside lower center")
     return fig
 
 
-if __name__ == "__main__":
-    tables = Path().glob(f"{RUNS}/returns.csv")
-    folders = [path.parent for path in tables if path.read_text().count("\n") > 1]  # has episodes
-    if not folders:
-        sys.exit(f"RUNS = {RUNS!r}: no such run")
-    groups = group_runs(folders)
-    for env_name in dict.fromkeys(constants["ENV_NAME"] for _, constants, _ in groups):
-        figure = draw([group for group in groups if group[1]["ENV_NAME"] == env_name], env_name)
+def main():
+    groups = {}  # of each environment
+    for group in group_runs(path.parent for path in Path().glob(f"{RUNS}/episodes.csv")):
+        name, constants, _ = group
+        groups.setdefault(constants.get("ENV_NAME", name), []).append(group)
+    if not groups:
+        sys.exit(f"RUNS = {RUNS!r}: no run to compare")
+    for env_name, group in groups.items():
         path = Path("results", f"compare-{re.sub('[/:]', '-', env_name)}.png")
-        figure.savefig(path)
+        draw(group, env_name).savefig(path)
         print(f"Saved {path}")
     plt.show()
+
+
+if __name__ == "__main__":
+    main()

@@ -2,13 +2,14 @@
 
 PROGRAM itself is never touched: a copy of it runs with other constants at its top, and each run
 leaves a folder in results/ as usual. python -m examples.compare draws them. Ctrl-C saves the run
-under way and ends the sweep.
+under way and ends the sweep; begun again, it skips the whole runs of the same program and constants
+that are in results/, and goes on. A run that dies does not end the sweep.
 """
 
 import signal
 import sys
 
-from examples.train import ROOT, change, train
+from examples.train import ROOT, change, is_whole, train
 
 PROGRAM = "discrete_A3C.py"  # or "examples/memory.py", or a program of your own beside utils.py
 CHANGES = [  # of constants at the top of PROGRAM; {} is the program as it is
@@ -18,21 +19,38 @@ CHANGES = [  # of constants at the top of PROGRAM; {} is the program as it is
 SEEDS = [0, 1, 2]
 
 
+def find_run(constants):
+    """Return the folder of a whole run of PROGRAM with these constants, or None."""
+    path = ROOT / PROGRAM
+    text = change(path.read_text(encoding="utf-8"), constants)
+    for copy in ROOT.glob(f"results/*/{path.name}"):
+        if copy.read_text(encoding="utf-8") == text and is_whole(copy.parent):
+            return copy.parent
+    return None
+
+
 def main():
     runs = [{**changes, "SEED": seed} for seed in SEEDS for changes in CHANGES]
-    text = (ROOT / PROGRAM).read_text(encoding="utf-8")
     for constants in runs:
-        change(text, constants)  # a constant that PROGRAM does not have is an error now, not later
+        find_run(constants)  # a constant that PROGRAM does not have is an error now, not later
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    died = False
     for number, constants in enumerate(runs, 1):
-        run = train(PROGRAM, constants)
         changed = ", ".join(f"{name} = {value}" for name, value in constants.items())
+        left = len(runs) - number
+        folder = find_run(constants)
+        if folder is not None:
+            print(f"{changed}: skipped, it is in {folder}; {left} left", flush=True)
+            continue
+        run = train(PROGRAM, constants)
         print(f"{changed}: {run.seconds:.0f} s, average {run.average}, greedy {run.greedy}", end="")
-        print(f", in {run.folder}; {len(runs) - number} left", flush=True)
+        print(f", in {run.folder}; {left} left", flush=True)
+        if run.code == 130:  # Ctrl-C
+            sys.exit(130)
         if run.code != 0:
-            if run.code != 130:  # not Ctrl-C
-                print(run.errors, file=sys.stderr)
-            sys.exit(run.code)
+            print(run.errors, file=sys.stderr, flush=True)
+            died = True
+    sys.exit(1 if died else 0)
 
 
 if __name__ == "__main__":

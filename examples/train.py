@@ -1,6 +1,13 @@
-"""Run a program with other constants at its top: for sweep.py, and for a program of your own."""
+"""Train with other constants, from a program of your own:
+
+from examples.train import train
+
+run = train("discrete_A3C.py", {"LR": 1e-3, "MAX_EP": 100})
+print(run.average, run.greedy, run.folder)
+"""
 
 import ast
+import json
 import os
 import re
 import signal
@@ -8,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,67 +25,126 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass
 class Run:
-    """What a run of a program has left and printed."""
+    """What a run of a program has left and printed.
 
-    code: int | None = None  # exit code
+    code     exit code: 0 at its end, 130 after Ctrl-C, else it died
+    seconds  from its start to its end
+    folder   its folder, results/NAME-1 (a Path); None: it saved nothing
+    average  last moving average of the returns; None: no episode ended
+    greedy   mean return of the greedy policy after training; None: it did not get there
+    times    seconds until each episode was printed
+    lines    all that it printed
+    errors   all that it wrote to stderr
+    """
+
+    code: int | None = None
     seconds: float = 0.0
-    folder: Path | None = None  # results/NAME-1; None: it saved nothing
-    average: float | None = None  # the last moving average
-    greedy: float | None = None  # mean return of the greedy policy after training
-    times: list = field(default_factory=list)  # seconds until each episode was printed
-    lines: list = field(default_factory=list)  # all that it printed
+    folder: Path | None = None
+    average: float | None = None
+    greedy: float | None = None
+    times: list = field(default_factory=list)
+    lines: list = field(default_factory=list)
     errors: str = ""
+
+
+def find_constants(text):
+    """Return {name: node} of what a program sets once, on a line of its own at its top."""
+    tree = ast.parse(text.encode())
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    names = Counter(node.id for node in names if isinstance(node.ctx, ast.Store))
+    lines = Counter()
+    for node in tree.body:
+        lines.update({node.lineno, node.end_lineno})
+    constants = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            name = getattr(node.targets[0], "id", None)
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            name = getattr(node.target, "id", None)
+        else:
+            continue
+        if names[name] == 1 and lines[node.lineno] == lines[node.end_lineno] == 1:
+            constants[name] = node
+    return constants
 
 
 def change(text, constants):
     """Return the text of a program with other constants, {name: value}, at its top.
 
-    Raises ValueError if the program does not have one of them.
+    Raises ValueError if it does not set one of them as NAME = value, on a line of its own.
     """
-    lines = text.splitlines(keepends=True)
-    missing = dict(constants)
-    for node in reversed(ast.parse(text).body):  # from the end, so that line numbers stay right
-        name = getattr(node.targets[0], "id", None) if isinstance(node, ast.Assign) else None
-        if name in missing:
-            lines[node.lineno - 1 : node.end_lineno] = [f"{name} = {missing.pop(name)!r}\n"]
-    if missing:
-        raise ValueError(f"the program has no {', '.join(missing)}")
-    return "".join(lines)
+    found = find_constants(text)
+    for name in constants:
+        if name not in found:
+            line = f"on a line of its own at its top: {name} = value"
+            raise ValueError(f"{name}: the program must set it, and only once, {line}")
+    lines = text.encode().splitlines(keepends=True)  # ast counts bytes
+    for name, node in reversed(found.items()):  # from the end, so that line numbers stay right
+        if name in constants:
+            value = node.value
+            before = lines[value.lineno - 1][: value.col_offset]
+            after = lines[value.end_lineno - 1][value.end_col_offset :]
+            line = before + repr(constants[name]).encode() + after
+            lines[value.lineno - 1 : value.end_lineno] = [line]
+    return b"".join(lines).decode()
 
 
 def train(program, constants, folder=ROOT):
-    """Run a changed copy of `program`, a path in `folder`, to its end; return a Run."""
-    run = Run()
-    text = change((folder / program).read_text(encoding="utf-8"), constants)
-    with tempfile.TemporaryDirectory() as temporary, tempfile.TemporaryFile("w+") as errors:
-        copy = Path(temporary, Path(program).name)
-        copy.write_text(text, encoding="utf-8")
-        paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "MPLBACKEND": "agg"}
-        environ["PYTHONUNBUFFERED"] = ""  # unbuffered, the lines of two processes mix
-        begin = time.perf_counter()
+    """Train with `program`, a path in `folder`, and other constants {name: value}; return a Run.
+
+    A copy runs, hidden beside the program, so that it finds the files that lie there. Ctrl-C ends
+    it, not the program that calls train. Raises ValueError as `change` does.
+    """
+    path = Path(folder, program).absolute()
+    copy = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}.py")
+    copy.write_text(change(path.read_text(encoding="utf-8"), constants), encoding="utf-8")
+    try:
+        run = run_program(copy, folder)
+    finally:
+        copy.unlink()
+    for script in Path(folder).glob(f"results/*/{copy.name}"):  # where new_run has put it
+        script.rename(script.with_name(path.name))
+    if run.code != 0 and run.folder is not None:
+        path = run.folder / "constants.json"
+        saved = {**json.loads(path.read_text(encoding="utf-8")), "EXIT_CODE": run.code}
+        path.write_text(json.dumps(saved, indent=2), encoding="utf-8")
+    return run
+
+
+def run_program(path, folder):
+    """Run the program `path` in `folder` to its end; return a Run."""
+    run, interrupted = Run(), False
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "MPLBACKEND": "agg"}
+    environ["PYTHONUNBUFFERED"] = ""  # unbuffered, the lines of two processes mix
+    environ["PYTHONIOENCODING"] = "utf-8"  # else that of the locale, in a pipe
+    begin = time.perf_counter()
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         process = subprocess.Popen(
-            [sys.executable, str(copy)],
+            [sys.executable, str(path)],
             cwd=folder,
             env=environ,
             stdout=subprocess.PIPE,
             stderr=errors,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             start_new_session=True,  # a terminal's Ctrl-C does not reach it: we send it once
         )
-        while True:
+        while run.code is None:
             try:
                 for line in process.stdout:
                     run.lines.append(line.rstrip("\n"))
                     if " Ep: " in line:
                         run.times.append(time.perf_counter() - begin)
                 run.code = process.wait()
-                break
             except KeyboardInterrupt:
+                interrupted = True
                 process.send_signal(signal.SIGINT)
-        run.seconds = time.perf_counter() - begin
         errors.seek(0)
         run.errors = errors.read()
+    if interrupted:
+        run.code = 130  # -2 while it still imports
+    run.seconds = time.perf_counter() - begin
     printed = "\n".join(run.lines)
     if saved := re.search(r"^Saved (.+): weights\.pt", printed, re.MULTILINE):
         run.folder = Path(saved[1])
@@ -85,3 +153,13 @@ def train(program, constants, folder=ROOT):
     if greedy := re.search(r"^After training, .* returns (\S+)", printed, re.MULTILINE):
         run.greedy = float(greedy[1])
     return run
+
+
+def is_whole(folder):
+    """Return whether a run in results/ has got to its end: MAX_EP episodes, if there is MAX_EP."""
+    constants = folder / "constants.json"
+    if not constants.exists():
+        return False
+    constants = json.loads(constants.read_text(encoding="utf-8"))
+    episodes = (folder / "episodes.csv").read_text(encoding="utf-8").count("\n") - 1
+    return episodes >= constants.get("MAX_EP", 1) and "EXIT_CODE" not in constants
