@@ -9,6 +9,9 @@ top of discrete_A3C.py. These constants learn it:
     MAX_EP = 10000
     LR = 1e-3
     ENTROPY_BETA = 0.1  # high, to try all columns
+
+PixelCatch-v0 and DarkCatch-v0 are what catch_pixels.py and memory.py learn: the same game, seen
+in another way.
 """
 
 import gym
@@ -16,7 +19,10 @@ import numpy as np
 
 
 class Catch(gym.Env):
-    """A ball falls one row a step. Be under it in the last row: the reward is 1, else -1."""
+    """A ball falls one row per step. In the last row, the reward is 1 if it is caught, else -1.
+
+    The observation is a screen of 8 x 8 places, (64,): 1 where the ball or the paddle is, else 0.
+    """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
     action_space = gym.spaces.Discrete(3)  # left, stay, right
@@ -47,8 +53,33 @@ class Catch(gym.Env):
         return self.observe(), reward, terminated, False, {}
 
     def render(self):
-        """Return the screen as a picture (8, 8, 3)."""
-        return np.uint8(255 * self.observe().reshape(8, 8, 1)).repeat(3, axis=2)
+        """Return the observation as a picture, (8, 8, 3) here."""
+        screen = self.observe()
+        side = int(screen.size**0.5)
+        return np.uint8(255 * screen.reshape(side, side, 1)).repeat(3, axis=2)
+
+
+class PixelCatch(Catch):
+    """Catch as an image (1, 80, 80): each place is a square of 10 x 10 pixels."""
+
+    observation_space = gym.spaces.Box(0.0, 1.0, (1, 80, 80), np.float32)
+
+    def observe(self):
+        screen = super().observe().reshape(1, 8, 8)
+        return screen.repeat(10, axis=1).repeat(10, axis=2)
+
+
+class DarkCatch(Catch):
+    """Catch in the dark: the ball is only seen in the first row."""
+
+    def observe(self):
+        screen = super().observe().reshape(8, 8)
+        if self.row > 0:
+            screen[self.row] = 0.0
+            screen[7, self.paddle] = 1.0
+        return screen.ravel()
 
 
 gym.register("Catch-v0", entry_point=Catch)
+gym.register("PixelCatch-v0", entry_point=PixelCatch)
+gym.register("DarkCatch-v0", entry_point=DarkCatch)
