@@ -1,8 +1,8 @@
 """Watch a trained agent: the game, the actor and the critic. Run: python -m examples.watch
 
 Needs pygame-ce for the pictures of gym: pip install pygame-ce. With SHOW = None nothing is drawn:
-it plays EPISODES and prints their returns. The network's forward returns logits, or mean and
-deviation, and then V(s), as in both scripts.
+it plays EPISODES and prints their returns. The last outputs of the network's forward are logits, or
+mean and deviation, and V(s), as in both scripts.
 """
 
 import os
@@ -10,6 +10,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before importing torch
 
 import json
+import sys
 import types
 from itertools import count
 from pathlib import Path
@@ -19,10 +20,10 @@ import numpy as np
 import torch
 from matplotlib.animation import FuncAnimation, PillowWriter
 
-from examples.train import change
-from utils import evaluate, v_wrap
+import utils
+from examples.train import ROOT, change, find_constants
+from utils import v_wrap
 
-PROGRAM = "discrete_A3C.py"  # that trained the run
 WEIGHTS = "examples/weights/CartPole-v0"  # folder of a run, such as "results/CartPole-v0-1"
 SHOW = "window"  # or "gif", which is written to results/; None: don't draw
 STEPS = 400  # in the gif; a window stays open
@@ -33,15 +34,52 @@ SEED = 1  # of the first episode
 SEEN = 200  # steps of V(s) in the plot
 
 
+def find_program(folder):
+    """Return the path of a run's program: its copy in the folder, or PROGRAM of constants.json.
+
+    Exits with a sentence if there is neither, or no run.
+    """
+    if not (folder / "weights.pt").exists() or not (folder / "constants.json").exists():
+        sys.exit(f"WEIGHTS: {folder} is not a run's folder, with weights.pt and constants.json.")
+    for copy in folder.glob("*.py"):
+        return copy
+    constants = json.loads((folder / "constants.json").read_text(encoding="utf-8"))
+    if "PROGRAM" not in constants:
+        sys.exit(f"WEIGHTS: {folder} has no copy of the program, nor PROGRAM in constants.json.")
+    return ROOT / constants["PROGRAM"]
+
+
+def set_constants(text, constants):
+    """Return the text of a program with the constants of a run."""
+    known = {}
+    for name, node in find_constants(text).items():
+        # A text stands for anything that constants.json can't hold; then the program's own stays.
+        is_text = isinstance(getattr(node.value, "value", None), str)
+        if name in constants and (is_text or not isinstance(constants[name], str)):
+            known[name] = constants[name]
+    return change(text, known)
+
+
 def load(program, folder):
-    """Return `program` as a module with the constants of the run in `folder`, and its network."""
-    constants = json.loads(Path(folder, "constants.json").read_text())
-    text = Path(program).read_text()
-    constants = {name: value for name, value in constants.items() if f"\n{name} = " in text}
+    """Return `program`, a path, as a module, and its network with the weights in `folder`.
+
+    The copy in the folder has the run's constants; another program gets those in constants.json.
+    """
+    path, folder = Path(program).absolute(), Path(folder).absolute()
+    text = path.read_text(encoding="utf-8")
     module = types.ModuleType("program")
-    exec(compile(change(text, constants), program, "exec"), module.__dict__)
+    module.__file__ = str(path)
+    if path.parent == folder:
+        for original in (ROOT / "examples" / path.name, ROOT / path.name):
+            if original.exists():
+                module.__file__ = str(original)  # where the files are that it opens
+    else:
+        constants = json.loads((folder / "constants.json").read_text(encoding="utf-8"))
+        text = set_constants(text, constants)
+    sys.modules["program"] = module  # where dataclasses look
+    exec(compile(text, path, "exec"), module.__dict__)
     net = module.Net(module.N_S, module.N_A)
-    net.load_state_dict(torch.load(Path(folder, "weights.pt"), weights_only=True))
+    net.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     return module, net.eval()
 
 
@@ -123,10 +161,15 @@ def show(net, env, reward_scale):
     if SHOW == "gif":
         path = Path("results", f"{Path(WEIGHTS).name}.gif")
         path.parent.mkdir(exist_ok=True)
-        animation.save(path, PillowWriter(fps=25), dpi=80)
+        animation.save(path, PillowWriter(fps=25), dpi=80, progress_callback=print_progress)
         print(f"Saved {path}")
     else:
         plt.show()
+
+
+def print_progress(frame, frames):
+    if frame % 20 == 0:
+        print(f"Frame {frame} of {frames}", flush=True)
 
 
 def open_env(program):
@@ -144,16 +187,19 @@ def open_env(program):
 
 
 def main():
-    program, net = load(PROGRAM, WEIGHTS)
+    program, net = load(find_program(Path(WEIGHTS)), WEIGHTS)
     has_window = plt.figure().canvas.required_interactive_framework is not None
     plt.close()
-    if SHOW == "gif" or (SHOW == "window" and has_window):
+    if SHOW == "window" and not has_window:
+        print('No window here; SHOW = "gif" writes an animation. Playing without pictures.')
+    elif SHOW is not None:
         env = open_env(program)
         if env is not None:
             show(net, env, getattr(program, "REWARD_SCALE", 1.0))
             env.close()
             return
     env = program.make_env()
+    evaluate = getattr(program, "evaluate", utils.evaluate)
     returns = evaluate(net, env, SEED, EPISODES, MAX_STEPS)
     env.close()
     numbers = returns.mean(), returns.std(), returns.min(), returns.max()
