@@ -5,7 +5,6 @@ was started), machine and commit, and counts for the row of its name: if you cha
 learns, remove its results, and it is measured again. Applying patches needs git.
 """
 
-import ast
 import json
 import os
 import platform
@@ -24,7 +23,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from examples.train import change, train
+from examples.train import train
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = 25  # episodes averaged into one point of a curve
@@ -56,23 +55,6 @@ class Row:
     patch: str | None = None  # a path in experiments/
     script: str | None = "discrete_A3C.py"  # None: no program of this collection
 
-    def setting(self):
-        """Return the constants and the changed lines of code that a result is kept with."""
-        if self.script is None:
-            return {}
-        text = (ROOT / self.script).read_text(encoding="utf-8")
-        text = change(text, {"N_WORKERS": 2, **self.constants})
-        constants = {}
-        for node in ast.parse(text).body:
-            name = getattr(node.targets[0], "id", "") if isinstance(node, ast.Assign) else ""
-            if name.isupper() and name not in ("SEED", "RENDER"):
-                constants[name] = ast.literal_eval(node.value)
-        lines = []
-        if self.patch is not None:
-            text = (ROOT / "experiments" / self.patch).read_text(encoding="utf-8")
-            lines = re.findall(r"^[-+](?!--|\+\+).*$", text, re.MULTILINE)
-        return {"constants": constants, "patch": lines}
-
     @contextmanager
     def run(self, seed, may_fail=False):
         """Yield the train.Run of a copy of the script; its folder is there only inside of `with`.
@@ -98,16 +80,6 @@ def returns_of(run):
     return np.loadtxt(path, delimiter=",", skiprows=1, usecols=1, ndmin=1)
 
 
-def steps_per_second(run):
-    """Return the environment steps/s of a run of CartPole or Pendulum, from its first episode on.
-
-    A step of CartPole pays 1, and an episode of Pendulum has 200 steps.
-    """
-    returns = returns_of(run)[1:]
-    steps = returns.sum() if "CartPole" in run.folder.name else 200 * len(returns)
-    return round(steps / (run.times[-1] - run.times[0]))
-
-
 def machine():
     """Return a sentence on this machine."""
     models = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
@@ -120,13 +92,6 @@ def commit():
     """Return the commit of the collection, with "-dirty" if files have changed since."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     return subprocess.check_output(command, cwd=ROOT, text=True).strip()
-
-
-def keep(path, data):
-    """Write data as JSON to path, whole or not at all: a run may be stopped at any time."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(data, separators=(",", ":")) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 def load(path):
@@ -148,16 +113,17 @@ def fill(path, rows, measure, names):
         for name, row in wanted.items():
             if seed in row.seeds and str(seed) not in data.get(name, {}):
                 missing.append((name, seed))
-    begin = time.perf_counter()
     for number, (name, seed) in enumerate(missing, 1):
-        today = {**rows[name].setting(), "commit": commit()}  # you may edit while others run
-        result = {**measure(name, seed), **today, "batch": batch, "machine": machine()}
+        row = rows[name]
+        origin = {"constants": row.constants, "patch": row.patch, "commit": commit()}
+        origin.update(batch=batch, machine=machine())
+        result = {**origin, **measure(name, seed)}
         data.setdefault(name, {})[str(seed)] = result
-        keep(path, data)
-        left = (time.perf_counter() - begin) / number * (len(missing) - number) / 60
+        part = path.with_name(f"{path.name}.part")  # whole or not at all: you may stop it
+        part.write_text(json.dumps(data, separators=(",", ":")) + "\n", encoding="utf-8")
+        part.replace(path)
         shown = {key: value for key, value in result.items() if isinstance(value, (int, float))}
-        print(f"{name}, seed {seed}: {shown}")
-        print(f"run {number} of {len(missing)}, {left:.0f} minutes left", flush=True)
+        print(f"Run {number} of {len(missing)}: {name}, seed {seed}: {shown}", flush=True)
     return data
 
 
@@ -182,18 +148,16 @@ def table(heads, lines):
 def draw_curves(curves, behind, figure, level, sharex):
     """Draw median and quartiles of the curves {row: (seeds, blocks)}, a panel a row.
 
-    behind: {row: the row that is drawn in gray behind it}; level: where a dashed line is.
+    behind: {row: the curves whose median is drawn in gray}; level: where a dashed line is.
     """
-    n_columns = 4
-    n_rows = -(-len(curves) // n_columns)
-    fig = plt.figure(figsize=(13, 0.7 + 2.2 * n_rows), layout="constrained")
-    axes = fig.subplots(n_rows, n_columns, sharex=sharex, sharey=True, squeeze=False).ravel()
+    n_rows = -(-len(curves) // 4)
+    fig = plt.figure(figsize=(13, 0.8 + 2.2 * n_rows), layout="constrained")
+    axes = fig.subplots(n_rows, 4, sharex=sharex, sharey=True, squeeze=False).ravel()
     for ax, (name, runs) in zip(axes, curves.items()):
         low, median, high = np.percentile(runs, [25, 50, 75], axis=0)
+        gray = np.median(behind[name], axis=0)
+        ax.plot(np.arange(1, 1 + len(gray)) * BLOCK, gray, color="silver")
         episodes = np.arange(1, 1 + len(median)) * BLOCK
-        if behind[name] in curves:
-            gray = np.median(curves[behind[name]], axis=0)
-            ax.plot(np.arange(1, 1 + len(gray)) * BLOCK, gray, color="silver")
         ax.fill_between(episodes, low, high, alpha=0.3, linewidth=0)
         ax.plot(episodes, median)
         ax.axhline(level, color="gray", linestyle="--", linewidth=0.8)
@@ -202,10 +166,7 @@ def draw_curves(curves, behind, figure, level, sharex):
             ax.set_xlim(0, episodes[-1])
     for ax in axes[len(curves) :]:
         ax.remove()
-    fig.supxlabel(
-        f"Episode. Means of {BLOCK} returns: median and quartiles of the seeds. "
-        f"Gray: what the row is compared with. Dashed: {level}.",
-        size=10,
-    )
+    told = f"Means of {BLOCK} returns: median and quartiles of the seeds"
+    fig.supxlabel(f"Episode. {told}. Gray: what the row is compared with. Dashed: {level}", size=10)
     fig.supylabel("Return", size=10)
     fig.savefig(figure, dpi=75)

@@ -7,6 +7,7 @@ python -m experiments.learning quick. Without measuring: python -m experiments.l
 Needs pip install scipy; for the last rows also pip install "gymnasium[box2d]".
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -22,17 +23,10 @@ from utils import evaluate
 FOLDER = Path(__file__).parent
 DATA = FOLDER / "learning.json"
 LEVELS = {"CartPole-v0": 195, "Pendulum-v1": -250}  # solved: for the mean of 100 returns
-RISEN = {"CartPole-v0": 150, "Pendulum-v1": -250}  # learned mostly: for the same mean
-GOOD = -170  # for the greedy policy of Pendulum
+RISEN = 150  # most of CartPole is learned: for the same mean
 FIVE, TEN = range(5), range(10)
 
-QUICK = {
-    "UPDATE_GLOBAL_ITER": 20,
-    "GAMMA": 0.99,
-    "LR": 2e-3,
-    "REWARD_SCALE": 10.0,
-    "MAX_EP": 1000,
-}
+QUICK = {"UPDATE_GLOBAL_ITER": 20, "GAMMA": 0.99, "LR": 2e-3, "REWARD_SCALE": 10.0, "MAX_EP": 1000}
 BRIEF = {**QUICK, "UPDATE_GLOBAL_ITER": 5, "MAX_EP": 300}
 LARGE_LR = {"UPDATE_GLOBAL_ITER": 10, "GAMMA": 0.99, "LR": 1e-3}
 TIPS = {"UPDATE_GLOBAL_ITER": 10, "GAMMA": 0.99, "LR": 1e-4}
@@ -88,38 +82,22 @@ PENDULUM = {
     "Pendulum, `ENTROPY_BETA = 0.001`": Row(FIVE, {"ENTROPY_BETA": 0.001}, script=SCRIPT),
     "Pendulum, clipped action in log pi": Row(FIVE, patch=CLIPPED, script=SCRIPT),
 }
-CATCH = {  # as examples/catch.py names them
-    "ENV_NAME": "examples.catch:Catch-v0",
-    "UPDATE_GLOBAL_ITER": 10,
-    "GAMMA": 0.99,
-    "MAX_EP": 10000,
-    "LR": 1e-3,
-    "ENTROPY_BETA": 0.1,
-}
 EMPTIED = "variants/emptied_memory.patch"
+GYMNASIUM = "variants/gymnasium.patch"
+CATCH = {"UPDATE_GLOBAL_ITER": 10, "GAMMA": 0.99, "MAX_EP": 10000, "LR": 1e-3, "ENTROPY_BETA": 0.1}
 OTHERS = {
-    "catch": Row(TEN, CATCH),
+    "catch": Row(TEN, {"ENV_NAME": "examples.catch:Catch-v0", **CATCH}),
     "catch_pixels": Row(FIVE, script="examples/catch_pixels.py"),
     "memory": Row(TEN, script="examples/memory.py"),
     "memory, emptied at each step": Row(FIVE, {}, EMPTIED, "examples/memory.py"),
 }
-GYMNASIUM = "variants/gymnasium.patch"
 for name, constants in {
     "CartPole-v1, quick": QUICK,
     "Acrobot-v1, quick, `MAX_EP = 600`": {**QUICK, "MAX_EP": 600},
     "LunarLander-v3, quick, `REWARD_SCALE = 100.0`": {**QUICK, "REWARD_SCALE": 100.0},
 }.items():
-    OTHERS[name] = Row(range(2), {**constants, "ENV_NAME": name.partition(",")[0]}, GYMNASIUM)
-CAR = {**QUICK, "ENV_NAME": "MountainCar-v0", "MAX_EP": 300}
-FREE_CAR = {"ENV_NAME": "MountainCarContinuous-v0", "REWARD_SCALE": 1.0, "MAX_EP": 100}
-UNTOLD = {  # in no table
-    "MountainCar-v0, quick, `MAX_EP = 300`": Row(range(2), CAR, GYMNASIUM),
-    "MountainCarContinuous-v0, `REWARD_SCALE = 1.0`, `MAX_EP = 100`": Row(
-        range(2), FREE_CAR, GYMNASIUM, SCRIPT
-    ),
-    "Pendulum, `LR` not annealed": Row(FIVE, {}, "variants/pendulum_not_annealed.patch", SCRIPT),
-}
-ROWS = {**CARTPOLE, **MISTAKES, **PENDULUM, **OTHERS, **UNTOLD}
+    OTHERS[name] = Row(range(2), {"ENV_NAME": name.partition(",")[0], **constants}, GYMNASIUM)
+ROWS = {**CARTPOLE, **MISTAKES, **PENDULUM, **OTHERS}
 
 
 def solving_episode(returns, level):
@@ -131,12 +109,11 @@ def solving_episode(returns, level):
 
 def measure(name, seed):
     """Train a row with a seed; return what the tables and figures need."""
-    row = ROWS[name]
-    constants = row.setting()["constants"]
-    env_name = constants["ENV_NAME"]
-    with row.run(seed) as run:
+    with ROWS[name].run(seed) as run:
+        constants = json.loads((run.folder / "constants.json").read_text(encoding="utf-8"))
         returns = lab.returns_of(run)[: constants["MAX_EP"]]  # without what others had under way
         weights = torch.load(run.folder / "weights.pt")
+    env_name = constants["ENV_NAME"]
     solved = solving_episode(returns, LEVELS[env_name]) if env_name in LEVELS else None
     blocks = returns[: len(returns) // lab.BLOCK * lab.BLOCK].reshape(-1, lab.BLOCK)
     result = {
@@ -155,23 +132,23 @@ def measure(name, seed):
     return result
 
 
-def rise(run):
-    """Return the episode by which 100 returns first average RISEN; the last one if they never do.
+def rise(run, level=RISEN):
+    """Return the episode by which 100 returns first average `level`; the last one if never.
 
     A curve has means of 25 returns, so this is a multiple of 25.
     """
-    constants = run["constants"]
     means = np.convolve(run["curve"], np.ones(4) / 4, "valid")
-    reached = np.flatnonzero(means >= RISEN[constants["ENV_NAME"]])
-    return int(reached[0] + 4) * lab.BLOCK if len(reached) else constants["MAX_EP"]
+    reached = np.flatnonzero(means >= level)
+    return lab.BLOCK * (reached[0] + 4 if len(reached) else len(run["curve"]))
+
+
+def swing(run):
+    return rise(run, LEVELS["Pendulum-v1"])
 
 
 def last_third(run):
     """Return the mean of the returns of the last third of the episodes."""
     return np.mean(run["curve"][len(run["curve"]) * 2 // 3 :])
-
-
-OUTCOMES = {"episodes until 100 returns average": rise, "mean return of the last third": last_third}
 
 
 # The columns of the tables: a title, and what it says of the results of a row.
@@ -185,32 +162,23 @@ def half(runs):
     return f"{episode:.0f}" if np.isfinite(episode) else "-"
 
 
-def good(runs):
-    return stats.share(sum(run["greedy"] >= GOOD for run in runs), len(runs))
-
-
 def spread(of, digits=0, ends=(25, 75)):
     """Return a column that tells `of`, a key of the results or a function, of all seeds."""
-
-    def column(runs):
-        values = [of(run) if callable(of) else run[of] for run in runs]
-        return stats.spread(values, digits, ends)
-
-    return column
+    tell = of if callable(of) else lambda run: run[of]
+    return lambda runs: stats.spread([tell(run) for run in runs], digits, ends)
 
 
 LEARNED = {
-    "150 by episode": spread(rise),
+    f"{RISEN} by episode": spread(rise),
     "mean of the last third": spread(last_third),
     "first solved": solved,
     "half by episode": half,
     "upright after 1000 steps": spread("upright", 2),
 }
 SWUNG = {
-    "-250 by episode": spread(rise),
+    f"{LEVELS['Pendulum-v1']} by episode": spread(swing),
     "mean of the last third": spread(last_third),
-    "greedy": spread("greedy"),
-    f"greedy at least {GOOD}": good,
+    "greedy": spread("greedy", 0, (0, 100)),
 }
 TRIED = {
     "seconds": spread("seconds"),
@@ -220,112 +188,109 @@ TRIED = {
 
 
 def reference(name):
-    """Return the row that a row is compared with, or None."""
-    for right in ("quick, n = 5, 300 episodes", "quick", "Pendulum"):
-        if name.startswith(f"{right},") and "as shipped" not in name:
-            return "Pendulum, as shipped" if right == "Pendulum" else right
-    alone = ("as shipped", "quick, n = 5, 300 episodes", "buffers are not emptied, 1000 episodes")
-    return None if name in alone or "as shipped" in name else "as shipped"
+    """Return the row that a row is compared with; itself if there is none."""
+    if name.startswith("Pendulum"):
+        return "Pendulum, as shipped"
+    for right in ("quick, n = 5, 300 episodes", "quick"):
+        if name.startswith(f"{right},"):
+            return right if name != "quick, n = 5, 300 episodes" else name
+    return "as shipped"
 
 
-def effects(results):
-    """Return what each row changes: a list of dicts, a row and an outcome each, p corrected."""
-    found = []
+def effects(results, outcomes):
+    """Return {(row, outcome): effect}, what each row changes; p is corrected for all of them."""
+    found = {}
     for name, runs in results.items():
-        others = results.get(reference(name), [])
+        others = results.get(reference(name), runs)
+        # Of 1000 episodes, the buffers' last third is not that of 3000.
+        if others is runs or name.startswith("buffers"):
+            continue
         batches = [[run["batch"] for run in group] for group in (runs, others)]
-        for title, outcome in OUTCOMES.items() if others else ():
+        for title, outcome in outcomes.items():
             a, b = ([outcome(run) for run in group] for group in (runs, others))
             difference, low, high = stats.difference(a, b)
-            effect = {"row": name, "reference": reference(name), "outcome": title}
-            effect.update(difference=difference, low=low, high=high, scatter=np.std(b, ddof=1))
-            effect.update(p=stats.permutation(a, b, *batches))
-            effect.update(within=set(batches[0]) <= set(batches[1]))
-            found.append(effect)
-    for effect, p in zip(found, stats.holm([effect["p"] for effect in found])):
+            effect = {"difference": difference, "low": low, "high": high, "scatter": np.std(b)}
+            found[name, title] = {**effect, "p": stats.permutation(a, b, *batches)}
+    corrected = stats.holm([effect["p"] for effect in found.values()])
+    for effect, p in zip(found.values(), corrected):
         effect["holm"] = p
     return found
-
-
-def tell(found):
-    """Return a table of effects in Markdown."""
-    lines = []
-    for e in found:
-        cells = [e["row"], e["reference"], e["outcome"], f"{e['difference']:+.0f}"]
-        cells += [f"{e['low']:+.0f} to {e['high']:+.0f}", f"{e['p']:.5f}", f"{e['holm']:.4f}"]
-        lines.append([*cells, "yes" if e["within"] else "no"])
-    heads = ["row", "compared with", "outcome", "difference", "95% interval", "p", "p (Holm)"]
-    return lab.table([*heads, "within batches"], lines)
 
 
 def tables(data):
     """Return the tables in Markdown: a line a row, with the number of its seeds."""
     parts = []
     for title, rows, columns in (
-        ("CartPole-v0", {**CARTPOLE, **MISTAKES}, LEARNED),
+        ("CartPole-v0", CARTPOLE, LEARNED),
+        ("mistake", MISTAKES, LEARNED),
         ("Pendulum-v1", PENDULUM, SWUNG),
+        ("environment", OTHERS, TRIED),
     ):
         lines = []
         for name, runs in lab.results(data, rows).items():
-            cells = [column(runs) for column in columns.values()]
-            lines.append([name.removeprefix("Pendulum, "), str(len(runs)), *cells])
-        parts.append(lab.table([title, "seeds", *columns], lines))
-    lines = []
-    for name, runs in lab.results(data, OTHERS).items():
-        own = [f"`{key} = {value}`" for key, value in OTHERS[name].constants.items()]
-        constants = ", ".join(text for text in own if "ENV_NAME" not in text) or "its own"
-        name = name if name.startswith("memory") else name.partition(",")[0]
-        lines.append([name, constants, str(len(runs)), *(tell(runs) for tell in TRIED.values())])
-    parts.append(lab.table(["environment", "constants", "seeds", *TRIED], lines))
+            shown = name.removeprefix("Pendulum, ").partition(", quick")[0]
+            cells = [shown, str(len(runs))]
+            if rows is OTHERS:
+                constants = [f"`{key} = {value}`" for key, value in rows[name].constants.items()]
+                cells.insert(1, ", ".join(constants[1:]) or "its own")  # without ENV_NAME
+            lines.append(cells + [column(runs) for column in columns.values()])
+        heads = [title, "constants", "seeds"] if rows is OTHERS else [title, "seeds"]
+        parts.append(lab.table([*heads, *columns], lines))
     return "\n\n".join(parts)
 
 
-def draw_forest(groups):
-    """Draw the effects {title: [effect, ...]}: a panel a group and outcome, a line a row."""
-    heights = [len(found) for found in groups.values()]
-    fig = plt.figure(figsize=(11, 1.5 + 0.13 * sum(heights)), layout="constrained")
-    axes = fig.subplots(len(groups), 2, sharey="row", squeeze=False, height_ratios=heights)
-    for line, (title, found) in zip(axes, groups.items()):
-        for ax, outcome in zip(line, OUTCOMES):
-            chosen = [effect for effect in found if effect["outcome"] == outcome]
-            for y, e in enumerate(chosen):
-                ax.barh(y, 2 * e["scatter"], 1.0, -e["scatter"], color="0.9")
-                ax.plot([e["low"], e["high"]], [y, y], color="tab:blue")
+def draw_forest(found):
+    """Draw the effects: a row of panels for all rows of a kind with one reference."""
+    groups = {}
+    for name in dict.fromkeys(name for name, _ in found):
+        kind = "Mistakes" if name in MISTAKES or "log pi" in name else "Knobs"
+        groups.setdefault(f"{kind}, beside {reference(name)}", []).append(name)
+    heights = [1 + len(names) for names in groups.values()]
+    fig = plt.figure(figsize=(11, 1 + 0.24 * sum(heights)), layout="constrained")
+    axes = fig.subplots(len(groups), 2, squeeze=False, height_ratios=heights)
+    for line, (title, names) in zip(axes, groups.items()):
+        outcomes = dict.fromkeys(outcome for name, outcome in found if name in names)
+        for ax, outcome in zip(line, outcomes):
+            for y, name in enumerate(names):
+                e = found[name, outcome]
                 fill = "tab:blue" if e["holm"] < 0.05 else "white"
+                ax.plot([e["low"], e["high"]], [y, y], color="tab:blue")
                 ax.plot(e["difference"], y, "o", color="tab:blue", markerfacecolor=fill)
-            names = [effect["row"].replace("`", "") for effect in chosen]
-            ax.set_yticks(range(len(chosen)), names, size=8)
+            ax.axvspan(-e["scatter"], e["scatter"], color="0.9")
             ax.axvline(0, color="black", linewidth=0.8)
+            labels = [name.replace("`", "") for name in names] if ax is line[0] else []
+            ax.set_yticks(range(len(labels)), labels, size=8)
+            ax.set_ylim(len(names) - 0.5, -0.5)
             ax.set_title(f"{title}: {outcome}", size=8)
-        line[0].invert_yaxis()
-    fig.savefig(FOLDER / "forest.png", dpi=80)
+    fig.savefig(FOLDER / "forest.png", dpi=75)
 
 
 def draw(data):
-    right = ("as shipped", "quick")
+    results = lab.results(data, ROWS)
+    curves = {name: np.array([run["curve"] for run in results[name]]) for name in results}
     for figure, rows, level in (
         ("knobs.png", CARTPOLE, LEVELS["CartPole-v0"]),
-        ("mistakes.png", {**{n: CARTPOLE[n] for n in right}, **MISTAKES}, LEVELS["CartPole-v0"]),
+        ("mistakes.png", MISTAKES, LEVELS["CartPole-v0"]),
         ("pendulum.png", PENDULUM, LEVELS["Pendulum-v1"]),
     ):
-        results = lab.results(data, rows)
-        curves = {name: np.array([run["curve"] for run in results[name]]) for name in results}
-        behind = {name: reference(name) or name for name in curves}
-        lab.draw_curves(curves, behind, FOLDER / figure, level, sharex=rows is not MISTAKES)
+        drawn = {name: curves[name] for name in rows if name in curves}
+        behind = {name: curves.get(reference(name), curves[name]) for name in drawn}
+        lab.draw_curves(drawn, behind, FOLDER / figure, level, sharex=rows is not MISTAKES)
 
 
 def main():
     data = lab.fill(DATA, ROWS, measure, sys.argv[1:])
     print(tables(data))
-    cartpole = effects(lab.results(data, {**CARTPOLE, **MISTAKES}))
-    pendulum = effects(lab.results(data, PENDULUM))
-    print(f"\n{tell(cartpole)}\n\n{tell(pendulum)}")
+    cartpole = {f"episodes until 100 returns average {RISEN} (left: sooner)": rise}
+    pendulum = {"episodes until they average -250 (left: sooner)": swing}
+    last = {"mean return of the last third (right: higher)": last_third}
+    found = effects(lab.results(data, {**CARTPOLE, **MISTAKES}), {**cartpole, **last})
+    found.update(effects(lab.results(data, PENDULUM), {**pendulum, **last}))
+    for (name, outcome), e in found.items():
+        interval = f"{e['difference']:+.0f} ({e['low']:+.0f} to {e['high']:+.0f})"
+        print(f"{name}, {outcome}: {interval}, p {e['p']:.5f}, Holm {e['holm']:.4f}")
     draw(data)
-    groups = {"Knobs, beside as shipped": [], "Knobs, beside quick": [], "Mistakes": []}
-    for e in cartpole:
-        group = "Mistakes" if e["row"] in MISTAKES else f"Knobs, beside {e['reference']}"
-        groups[group].append(e)
-    draw_forest({**groups, "Pendulum": pendulum})
+    draw_forest(found)
 
 
 if __name__ == "__main__":
