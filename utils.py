@@ -61,9 +61,9 @@ def push_and_pull(opt, lnet, gnet, done, s_, bs, ba, br, gamma, *, max_grad_norm
     with torch.no_grad():
         value = lnet(v_wrap(s_)[None])[-1]
     if value.shape != (1, 1):
+        shape = tuple(value.shape)
         raise ValueError(
-            "The last output of forward must be V(s), of shape (n, 1). "
-            f"For one state, its shape is {tuple(value.shape)}."
+            f"The last output of forward must be V(s), (n, 1); with n = 1 it is {shape}."
         )
     R = 0.0 if done else value.item()  # S3: R = 0 for terminal state, or bootstrap from last state
     returns = []
@@ -154,15 +154,12 @@ def check_constants(constants):
 
 
 def check_env(env, actions):
-    """Return env; raise ValueError if it does not suit a script that learns `actions`.
-
-    actions is "Discrete" or "Box": a name, because gym and Gymnasium have different classes.
-    """
+    """Return env; raise ValueError if a script for `actions`, "Discrete" or "Box", can't learn it."""
     s, a = env.observation_space, env.action_space
     problem = None
     if len(s.shape or ()) != 1:
         problem = f"{s} is not a vector; use FlattenObservation, or see examples/catch_pixels.py"
-    elif type(a).__name__ != actions:
+    elif type(a).__name__ != actions:  # a name: gym and Gymnasium have different classes
         problem = f"actions {a}: discrete_A3C.py learns Discrete, continuous_A3C.py learns Box"
     elif actions == "Discrete" and a.start != 0:
         problem = f"actions {a} must count from 0"
@@ -238,10 +235,7 @@ def run_workers(workers, res_queue, res):
 
 
 def evaluate(net, env, seed, episodes=10, max_steps=1000):
-    """Play with the greedy policy; return the returns (episodes,). Episode i has seed + i.
-
-    An episode is cut off after max_steps steps, and a line says so.
-    """
+    """Return the returns (episodes,) of the greedy policy; episode i starts from seed + i."""
     returns = np.zeros(episodes)
     cut_off = 0
     training = net.training
@@ -263,10 +257,7 @@ def evaluate(net, env, seed, episodes=10, max_steps=1000):
 
 
 def new_run(env_name, script=None):
-    """Make the folder of a new run, results/NAME-1, or NAME-2 and so on, and return its path.
-
-    script is the path of the program, of which the folder gets a copy; None: no copy.
-    """
+    """Make the folder of a new run, results/NAME-1 (or -2, ...), with a copy of the file script."""
     results = Path(__file__).resolve().parent / "results"
     name = env_name.replace("/", "-").replace(":", "-")
     for number in count(1):
@@ -283,8 +274,7 @@ def new_run(env_name, script=None):
 def save_results(run, net, res, constants):
     """Save weights.pt, episodes.csv, constants.json and curves.png in the folder run.
 
-    res        what record has queued: rows, or averages alone
-    constants  globals() of the script; the names in capitals are saved
+    res lists what record has queued; constants are the names in capitals in a script's globals().
     """
     torch.save(net.state_dict(), run / "weights.pt")
     rows = [row if isinstance(row, dict) else {"average": row} for row in res]
