@@ -147,7 +147,7 @@ def run_program(path, folder):
     run.seconds = time.perf_counter() - begin
     printed = "\n".join(run.lines)
     if saved := re.search(r"^Saved (.+): weights\.pt", printed, re.MULTILINE):
-        run.folder = Path(saved[1])
+        run.folder = Path(folder, saved[1])
     if averages := re.findall(r"^w\d+ Ep: \d+ \| Ep_r: (-?\d+\.\d+)$", printed, re.MULTILINE):
         run.average = float(averages[-1])
     if greedy := re.search(r"^After training, .* returns (\S+)", printed, re.MULTILINE):
