@@ -154,7 +154,7 @@ def check_constants(constants):
 
 
 def check_env(env, actions):
-    """Return env; raise ValueError if a script for `actions`, "Discrete" or "Box", can't learn it."""
+    """Return env; raise ValueError if a script for actions ("Discrete" or "Box") can't learn it."""
     s, a = env.observation_space, env.action_space
     problem = None
     if len(s.shape or ()) != 1:
