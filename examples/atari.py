@@ -1,25 +1,20 @@
 """A3C on Atari games. Run: pip install gymnasium ale-py && python -m examples.atari
 
-The constants are Pong's. Measured on 2 cores (experiments/README.md); the score is the mean return
-of the last 100 games:
+The constants below learn Pong: in 32 to 36 minutes on two cores, 1.8 million steps, the mean return
+of the last 100 games rises to 19 (3 seeds). Other games have constants of their own:
 
-    game            minutes   million steps  score       seeds
-    Pong            32 to 36  1.8            19          3
-    Breakout        45        1.6, 2.0       24.7, 32.2  2
-    Space Invaders  50        4.3            409         1
-
-    game            its constants
     Breakout        MAX_EP = 5000, BETAS = (0.98, 0.999), ENTROPY_BETA = 0.001, OWN_INIT = True,
                     NO_OPS = 30
     Space Invaders  MAX_EP = 8000, FRAME_SKIP = 3
 
-Pong ended by itself; the other runs were stopped. Breakout's had both averaged a human's 31.
-One run of Pong with OWN_INIT took 1.4 million steps to 15, three without it 0.6 to 1.0.
+Both runs of Breakout reached a mean of 31, a human's score; after 45 minutes, when they were
+stopped, it was 24.7 and 32.2. One run of Space Invaders reached 409 in 50 minutes. All runs are in
+experiments/README.md.
 
-Other than in the paper: frames of 80 x 80 pixels, the brightest of each 2 x 2, centred on the
-background; n = 20; Adam; gradient clipping; a weight of the critic's loss; no sticky actions. As in
-DQN, rewards are learned by their sign and a lost life ends the return. To make it yours, copy this
-file beside utils.py and shared_adam.py.
+Unlike the paper: frames of 80 x 80 pixels, the brightest of each 2 x 2, with a background of 0;
+n = 20; Adam; gradient clipping; a weight for the critic's loss; no sticky actions. As in DQN, the
+sign of the reward is learned, and a lost life ends the return. To make it yours, copy this file
+beside utils.py and shared_adam.py.
 """
 
 import os
@@ -39,29 +34,29 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from shared_adam import SharedAdam
-from utils import check_constants, evaluate, follow_parent, new_run, push_and_pull, record
-from utils import run_workers, save_results, seed_all, set_init, v_wrap
+from utils import push_and_pull, record, set_init, v_wrap  # A3C itself
+from utils import check_constants, follow_parent, run_workers, seed_all  # a run
+from utils import evaluate, new_run, save_results  # its results
 
 ENV_NAME = "ALE/Pong-v5"  # or "ALE/Breakout-v5", "ALE/SpaceInvaders-v5"
-UPDATE_GLOBAL_ITER = 20  # n, steps between two updates
+UPDATE_GLOBAL_ITER = 20  # n: steps per update
 GAMMA = 0.99  # discount factor
 MAX_EP = 1000  # total episodes, all workers (a few more may finish)
-LR = 6e-4  # initial learning rate of Adam, annealed to 0 over MAX_EP
-BETAS = (0.92, 0.999)  # decay rates of Adam's moving averages
+LR = 6e-4  # of Adam, annealed to 0 over MAX_EP
+BETAS = (0.92, 0.999)  # Adam's decay rates, as for CartPole; the tutorial's are (0.9, 0.99)
 ENTROPY_BETA = 0.01  # weight of the entropy bonus
 VALUE_WEIGHT = 0.5  # weight of the critic's loss, as it shares layers with the actor
 MAX_GRAD_NORM = 40  # clip gradients to this L2 norm; None: don't clip
 N_WORKERS = mp.cpu_count()  # worker processes
 SEED = 0  # seeds all random number generators
-FRAME_SKIP = 4  # frames per step; Space Invaders draws some shots in every second frame only
+RENDER = False  # show the environment of worker w00
+FRAME_SKIP = 4  # frames per step; 4 can hide Space Invaders' shots, drawn in every other frame
 OWN_INIT = False  # start from PyTorch's own weights and heads of zeros, not from set_init
 NO_OPS = 0  # a game starts after up to this many frames of no action; 30 in DQN
 ROWS = (34, 194)  # of the screen's 210: the game, without score and border
-RENDER = False  # show the environment of worker w00
 SAVE_MINUTES = 3  # minutes between two saves of the weights
 CONTINUE_FROM = None  # a run's folder, such as "results/ALE-Pong-v5-1": start from its weights
 
-torch.distributions.Distribution.set_default_validate_args(False)  # no checks in each update
 gym.register_envs(ale_py)
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 
@@ -80,7 +75,7 @@ class Frames(gym.ObservationWrapper):
     def reset(self, **options):
         screen, info = self.env.reset(**options)
         for _ in range(self.np_random.integers(NO_OPS + 1)):
-            # A frame, not a step: after waits of 4, 8, ... frames Breakout serves the same ball.
+            # Frames, not steps: after 4, 8, 12, ... frames, Breakout's ball starts the same way.
             self.unwrapped.ale.act(0)
             screen = self.unwrapped.ale.getScreenGrayscale()
         return self.observation(screen), info
@@ -126,8 +121,7 @@ class Net(nn.Module):
         else:
             set_init([self.conv1, self.conv2, self.fc, self.pi, self.v])
         nn.init.zeros_(self.pi.weight)  # the first policy is uniform
-        # 5% faster. For all nets alike: SharedAdam does not check that gradients lie as weights do.
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # faster convolutions
         self.distribution = torch.distributions.Categorical
 
     def forward(self, x):
@@ -142,27 +136,27 @@ class Net(nn.Module):
         logits, _ = self.forward(s)
         if greedy:
             return logits.argmax().item()
-        return F.softmax(logits, dim=1).multinomial(1).item()
+        return F.softmax(logits, dim=1).multinomial(1).item()  # as distribution.sample(), faster
 
     def loss_func(self, s, a, v_t):
-        """Return the loss (a scalar): states (n, *s_dim), actions (n,), returns v_t (n, 1)."""
+        """Return the loss of states s (n, *s_dim), actions a (n,), returns v_t (n, 1)."""
         logits, values = self.forward(s)
-        assert values.shape == v_t.shape, "v_t - values would broadcast"
-        td = v_t - values  # the advantage
-        c_loss = td.pow(2).sum()  # S3: accumulate gradients, critic
+        advantage = v_t - values
+        c_loss = advantage.pow(2).sum()  # S3: accumulate gradients, critic
         m = self.distribution(logits=logits)
-        log_prob = m.log_prob(a)[:, None]
-        a_loss = -(log_prob * td.detach()).sum()  # S3: accumulate gradients, actor
-        return VALUE_WEIGHT * c_loss + a_loss - ENTROPY_BETA * m.entropy().sum()
+        log_prob = m.log_prob(a)[:, None]  # (n, 1); (n,) times (n, 1) would be (n, n)
+        assert log_prob.shape == values.shape == v_t.shape, "A_i log pi(a_i|s_i) would broadcast"
+        a_loss = -(log_prob * advantage.detach()).sum()  # S3: accumulate gradients, actor
+        entropy = m.entropy().sum()
+        self.log = {"entropy": entropy.item() / len(s), "value error": c_loss.item() / len(s)}
+        return VALUE_WEIGHT * c_loss + a_loss - ENTROPY_BETA * entropy
 
 
 class Worker(mp.Process):
-    """The Worker of discrete_A3C.py, but for what stands in backticks.
+    """The Worker of discrete_A3C.py, for games with lives.
 
-    It learns the `sign` of rewards, not rewards / `REWARD_SCALE`. A `lost_life` ends the return as
-    `terminated` does, and the game goes on; `reset` and `step` return the `lives` left in `info`.
-    Arguments after `name`: `g_step` counts the steps of all workers, and `folder` is the run's, to
-    which w00 saves the weights (`save_weights`) every SAVE_MINUTES `minutes`, lastly at `saved`.
+    It learns the sign of rewards, and a lost life ends the return but not the game. It adds its
+    steps to g_step, and w00 saves the weights to folder every SAVE_MINUTES.
     """
 
     def __init__(self, gnet, opt, global_ep, global_ep_r, res_queue, name, g_step, folder):
@@ -173,20 +167,21 @@ class Worker(mp.Process):
         self.seed = torch.randint(2**31, ()).item()  # drawn in the parent, so workers differ
 
     def run(self):
-        follow_parent()
+        follow_parent()  # end when the parent ends; leave Ctrl-C to it
+        torch.set_num_threads(1)  # where torch was imported before OMP_NUM_THREADS was set
         seed_all(self.seed)
         env = make_env(render_mode="human") if RENDER and self.name == "w00" else make_env()
-        env.reset(seed=self.seed)
+        env.reset(seed=self.seed)  # seeds the environment; later resets go on from it
         lnet = Net(N_S, N_A)  # local network
         lnet.load_state_dict(self.gnet.state_dict())
-        begin, saved = time.perf_counter(), 0.0
+        begin, saved = time.perf_counter(), 0.0  # saved: minutes until the last save
         while self.g_ep.value < MAX_EP:  # S3: until T > T_max
             # Annealing is not in S3, but in the paper's experiments.
             self.opt.param_groups[0]["lr"] = LR * max(0.0, 1.0 - self.g_ep.value / MAX_EP)
             s, info = env.reset()  # S3: get state
             lives = info["lives"]
             buffer_s, buffer_a, buffer_r = [], [], []  # S3: t_start = t
-            ep_r = 0.0
+            ep_r, log = 0.0, []
             while True:
                 buffer_s.append(np.array(s))  # a copy: the environment may reuse its array
                 a = lnet.choose_action(v_wrap(s)[None])  # S3: perform a_t
@@ -199,16 +194,17 @@ class Worker(mp.Process):
                 if terminated or truncated or lost_life or len(buffer_s) >= UPDATE_GLOBAL_ITER:
                     with self.g_step.get_lock():
                         self.g_step.value += len(buffer_s)  # S3: count T
-                    # At a time limit (truncated) rewards would go on, so it does not count as done.
-                    push_and_pull(
+                    # done is terminated or lost_life; at a time limit the return bootstraps.
+                    numbers = push_and_pull(
                         self.opt, lnet, self.gnet, terminated or lost_life, s_,
                         buffer_s, buffer_a, buffer_r, GAMMA, max_grad_norm=MAX_GRAD_NORM,
                     )  # fmt: skip
+                    log.append(numbers)
                     buffer_s, buffer_a, buffer_r = [], [], []  # S3: t_start = t
                 if terminated or truncated:
                     break
                 s = s_
-            record(self.g_ep, self.g_ep_r, ep_r, self.res_queue, self.name)
+            record(self.g_ep, self.g_ep_r, ep_r, self.res_queue, self.name, log)
             minutes = (time.perf_counter() - begin) / 60
             if self.name == "w00" and minutes - saved >= SAVE_MINUTES:
                 save_weights(self.gnet, self.folder, self.g_ep.value, self.g_step.value, minutes)
@@ -226,7 +222,7 @@ def save_weights(gnet, folder, episodes, steps, minutes):
 
 
 if __name__ == "__main__":
-    constants = check_constants(globals())
+    check_constants(globals())
     env = make_env()
     seed_all(SEED)
     gnet = Net(N_S, N_A).share_memory()  # global network
@@ -234,14 +230,15 @@ if __name__ == "__main__":
         gnet.load_state_dict(torch.load(Path(CONTINUE_FROM) / "weights.pt", weights_only=True))
     opt = SharedAdam(gnet.parameters(), lr=LR, betas=BETAS)  # global optimizer
     global_ep, global_ep_r, res_queue = mp.Value("i", 0), mp.Value("d", 0.0), mp.SimpleQueue()
-    g_step, run = mp.Value("q", 0), new_run(ENV_NAME)
+    g_step = mp.Value("q", 0)
+    run = new_run(ENV_NAME, globals().get("__file__"))
     shared = [gnet, opt, global_ep, global_ep_r, res_queue]
     workers = [Worker(*shared, i, g_step, run) for i in range(N_WORKERS)]
     res = []
     try:
         run_workers(workers, res_queue, res)
     finally:  # also after Ctrl-C or an error
-        save_results(run, gnet, res, constants)
+        save_results(run, gnet, res, globals())
     # One game: without NO_OPS, all greedy games are the same.
     score = evaluate(gnet, env, SEED, episodes=1, max_steps=10_000).item()
     print(f"After training, the greedy policy returns {score:.0f} in one game")
