@@ -142,10 +142,6 @@ def rise(run, level=RISEN):
     return lab.BLOCK * (reached[0] + 4 if len(reached) else len(run["curve"]))
 
 
-def swing(run):
-    return rise(run, LEVELS["Pendulum-v1"])
-
-
 def last_third(run):
     """Return the mean of the returns of the last third of the episodes."""
     return np.mean(run["curve"][len(run["curve"]) * 2 // 3 :])
@@ -176,7 +172,7 @@ LEARNED = {
     "upright after 1000 steps": spread("upright", 2),
 }
 SWUNG = {
-    f"{LEVELS['Pendulum-v1']} by episode": spread(swing),
+    f"{LEVELS['Pendulum-v1']} by episode": spread(lambda run: rise(run, LEVELS["Pendulum-v1"])),
     "mean of the last third": spread(last_third),
     "greedy": spread("greedy", 0, (0, 100)),
 }
@@ -197,20 +193,21 @@ def reference(name):
     return "as shipped"
 
 
-def effects(results, outcomes):
+def effects(data, rows, level):
     """Return {(row, outcome): effect}, what each row changes; p is corrected for all of them."""
-    found = {}
+    found, results = {}, lab.results(data, rows)
     for name, runs in results.items():
         others = results.get(reference(name), runs)
-        # Of 1000 episodes, the buffers' last third is not that of 3000.
+        # The buffers' row has 1000 episodes, the reference 3000.
         if others is runs or name.startswith("buffers"):
             continue
         batches = [[run["batch"] for run in group] for group in (runs, others)]
-        for title, outcome in outcomes.items():
-            a, b = ([outcome(run) for run in group] for group in (runs, others))
-            difference, low, high = stats.difference(a, b)
-            effect = {"difference": difference, "low": low, "high": high, "scatter": np.std(b)}
-            found[name, title] = {**effect, "p": stats.permutation(a, b, *batches)}
+        rises = [[rise(run, level) for run in group] for group in (runs, others)]
+        lasts = [[last_third(run) for run in group] for group in (runs, others)]
+        for outcome, (a, b) in (("rise", rises), ("last third", lasts)):
+            effect = dict(zip(("difference", "low", "high"), stats.difference(a, b)))
+            p = stats.permutation(a, b, *batches)
+            found[name, outcome] = {**effect, "scatter": np.std(b, ddof=1), "p": p}
     corrected = stats.holm([effect["p"] for effect in found.values()])
     for effect, p in zip(found.values(), corrected):
         effect["holm"] = p
@@ -244,13 +241,12 @@ def draw_forest(found):
     groups = {}
     for name in dict.fromkeys(name for name, _ in found):
         kind = "Mistakes" if name in MISTAKES or "log pi" in name else "Knobs"
-        groups.setdefault(f"{kind}, beside {reference(name)}", []).append(name)
+        groups.setdefault(f"{kind}, compared with {reference(name)}", []).append(name)
     heights = [1 + len(names) for names in groups.values()]
     fig = plt.figure(figsize=(11, 1 + 0.24 * sum(heights)), layout="constrained")
     axes = fig.subplots(len(groups), 2, squeeze=False, height_ratios=heights)
     for line, (title, names) in zip(axes, groups.items()):
-        outcomes = dict.fromkeys(outcome for name, outcome in found if name in names)
-        for ax, outcome in zip(line, outcomes):
+        for ax, outcome in zip(line, ("rise", "last third")):
             for y, name in enumerate(names):
                 e = found[name, outcome]
                 fill = "tab:blue" if e["holm"] < 0.05 else "white"
@@ -261,7 +257,10 @@ def draw_forest(found):
             labels = [name.replace("`", "") for name in names] if ax is line[0] else []
             ax.set_yticks(range(len(labels)), labels, size=8)
             ax.set_ylim(len(names) - 0.5, -0.5)
-            ax.set_title(f"{title}: {outcome}", size=8)
+        line[0].set_title(title, size=9, loc="left", weight="bold")
+    told = f"Episodes until 100 returns average {RISEN} (Pendulum: {LEVELS['Pendulum-v1']})"
+    axes[-1, 0].set_xlabel(f"{told}.\nLeft: sooner")
+    axes[-1, 1].set_xlabel("Mean return of the last third of the episodes.\nRight: higher")
     fig.savefig(FOLDER / "forest.png", dpi=75)
 
 
@@ -281,11 +280,8 @@ def draw(data):
 def main():
     data = lab.fill(DATA, ROWS, measure, sys.argv[1:])
     print(tables(data))
-    cartpole = {f"episodes until 100 returns average {RISEN} (left: sooner)": rise}
-    pendulum = {"episodes until they average -250 (left: sooner)": swing}
-    last = {"mean return of the last third (right: higher)": last_third}
-    found = effects(lab.results(data, {**CARTPOLE, **MISTAKES}), {**cartpole, **last})
-    found.update(effects(lab.results(data, PENDULUM), {**pendulum, **last}))
+    found = effects(data, {**CARTPOLE, **MISTAKES}, RISEN)
+    found.update(effects(data, PENDULUM, LEVELS["Pendulum-v1"]))
     for (name, outcome), e in found.items():
         interval = f"{e['difference']:+.0f} ({e['low']:+.0f} to {e['high']:+.0f})"
         print(f"{name}, {outcome}: {interval}, p {e['p']:.5f}, Holm {e['holm']:.4f}")
