@@ -3,9 +3,11 @@
 The learning curves become CartPole-v0.png and Pendulum-v1.png; the first lines of each run and
 those from its last episode on are kept in pictures.json and printed. Weights and constants are
 copied to examples/weights/, and examples/watch.py draws the animations. Pong's needs
-results/experiment-Pong, which experiments/atari.py leaves when it measures Pong's first run.
+results/experiment-Pong, which experiments/atari.py leaves when it measures Pong's first run. To
+train again, remove pictures.json.
 """
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -33,8 +35,11 @@ def measure(name, seed):
         if run.code != 0:
             raise SystemExit(run.errors)
         shutil.copy(run.folder / "curves.png", DATA.with_name(f"{name}.png"))
-        for file in ("weights.pt", "constants.json"):
-            shutil.copy(run.folder / file, WEIGHTS / name)
+        shutil.copy(run.folder / "weights.pt", WEIGHTS / name)
+        constants = json.loads((run.folder / "constants.json").read_text(encoding="utf-8"))
+    constants["PROGRAM"] = ROWS[name].script  # for examples/watch.py
+    path = WEIGHTS / name / "constants.json"
+    path.write_text(json.dumps(constants, indent=2), encoding="utf-8")
     episodes = [number for number, line in enumerate(run.lines) if " Ep: " in line]
     shown = [*run.lines[: episodes[1] + 1], *run.lines[episodes[-1] :]]
     return {"lines": [line.replace(f"{run.folder.parent}", ".../results") for line in shown]}
@@ -51,8 +56,8 @@ def untrained():
     return folder
 
 
-def animate(name, program, weights, seed=1, steps=200):
-    watch.PROGRAM, watch.WEIGHTS, watch.SEED = program, weights, seed
+def animate(name, weights, seed=1, steps=200):
+    watch.WEIGHTS, watch.SEED = weights, seed
     watch.STEPS, watch.SHOW = steps, "gif"
     watch.main()
     shutil.move(RESULTS / f"{weights.name}.gif", DATA.with_name(f"{name}.gif"))
@@ -62,10 +67,10 @@ def main():
     data = lab.fill(DATA, ROWS, measure, sys.argv[1:])
     for [run] in lab.results(data, ROWS).values():
         print("\n".join(run["lines"]))
-    animate("untrained", "discrete_A3C.py", untrained(), steps=180)
-    animate("CartPole-v0", "discrete_A3C.py", WEIGHTS / "CartPole-v0")
-    animate("Pendulum-v1", "continuous_A3C.py", WEIGHTS / "Pendulum-v1", seed=0)
-    animate("pong", "examples/atari.py", RESULTS / "experiment-Pong")
+    animate("untrained", untrained(), steps=180)
+    animate("CartPole-v0", WEIGHTS / "CartPole-v0")
+    animate("Pendulum-v1", WEIGHTS / "Pendulum-v1", seed=0)
+    animate("pong", RESULTS / "experiment-Pong")
 
 
 if __name__ == "__main__":
