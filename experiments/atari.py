@@ -1,4 +1,4 @@
-"""Learn Atari games, and draw Pong's curves. Run: python -m experiments.atari
+"""Learn Atari games. Run: python -m experiments.atari
 
 Results of examples/atari.py are kept in atari.json; only what is missing is measured. A run is
 stopped after MINUTES. Pong's first run is copied to results/experiment-Pong, for examples/watch.py.
@@ -11,14 +11,12 @@ import signal
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments import lab
 from experiments.lab import ROOT, Row
 
 DATA = Path(__file__).with_name("atari.json")
-FIGURE = Path(__file__).with_name("pong.png")
 GAMES = 100  # averaged
 MINUTES = 45  # then a run is stopped
 AIMS = {"Pong": 15, "Breakout": 31}  # Breakout: a human's (Mnih et al. 2013)
@@ -60,45 +58,28 @@ def measure(name, seed):
     return {"seed": seed, "games": games, "steps": round(int(rates[-1]) * games[-1][0] / 1e6, 2)}
 
 
-def means(run):
-    """Return the minute of each game from the hundredth on, and the mean of the last hundred."""
-    seconds, returns = np.array(run["games"]).T
-    return seconds[GAMES - 1 :] / 60, np.convolve(returns, np.ones(GAMES), "valid") / GAMES
-
-
 def tables(data):
     """Return the table in Markdown: a line a run."""
     lines = []
     for name, runs in lab.results(data, ROWS).items():
         for run in runs:
-            minutes, averages = means(run)
+            seconds, returns = np.array(run["games"]).T
+            seconds = seconds[GAMES - 1 :]
+            averages = np.convolve(returns, np.ones(GAMES), "valid") / GAMES
             aim = next((AIMS[game] for game in AIMS if name.startswith(game)), np.inf)
             reached = np.flatnonzero(averages >= aim)
             aimed = "-"
             if len(reached):
-                aimed = f"{run['steps'] * minutes[reached[0]] / minutes[-1]:.2f}"
+                aimed = f"{run['steps'] * seconds[reached[0]] / seconds[-1]:.2f}"
             cells = [f"{name}, seed {run['seed']}", f"{run['steps']:.2f}", aimed]
             lines.append([*cells, f"{averages.max():.1f}", f"{averages[-1]:.1f}"])
     heads = ["run", "million steps", "million steps to the aim", "highest mean", "last mean"]
     return lab.table(heads, lines)
 
 
-def draw(data):
-    """Draw the mean of the last hundred games of Pong over the minutes."""
-    fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
-    for name, runs in lab.results(data, {"Pong": ROWS["Pong"]}).items():
-        for run in runs:
-            ax.plot(*means(run), label=f"{name}, seed {run['seed']}")
-    ax.axhline(AIMS["Pong"], color="gray", linestyle="--", linewidth=0.8)
-    ax.set(xlabel="Minutes on 2 cores", ylabel=f"Mean return of {GAMES} games")
-    ax.legend()
-    fig.savefig(FIGURE, dpi=80)
-
-
 def main():
     data = lab.fill(DATA, ROWS, measure, sys.argv[1:])
     print(tables(data))
-    draw(data)
 
 
 if __name__ == "__main__":
