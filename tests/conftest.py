@@ -23,10 +23,10 @@ GYM_SAYS = ("Gym has been", "Please upgrade", "Users of this", "See the migratio
 
 
 class CountingEnv(gym.Env):
-    """Pays 1 a step and ends after `length` steps: terminated, or truncated by a time limit."""
+    """Pays `reward` a step; after `length` steps it terminates, or a time limit truncates it."""
 
-    def __init__(self, size=4, length=7, truncates=False):
-        self.size, self.length, self.truncates = size, length, truncates
+    def __init__(self, size=4, length=7, truncates=False, reward=1.0):
+        self.size, self.length, self.truncates, self.reward = size, length, truncates, reward
         self.seeds, self.actions, self.closed = [], [], 0
 
     def reset(self, seed=None, options=None):
@@ -40,8 +40,8 @@ class CountingEnv(gym.Env):
     def step(self, action):
         self.actions.append(action)
         self.t += 1
-        ended = self.t == self.length
-        return self.observe(), 1.0, ended and not self.truncates, ended and self.truncates, {}
+        ended, limit = self.t == self.length, self.truncates
+        return self.observe(), self.reward, ended and not limit, ended and limit, {}
 
     def close(self):
         self.closed += 1

@@ -20,10 +20,8 @@ def pair():
     """Return a network with SharedAdam, and the same one with torch.optim.Adam."""
     ours = nn.Linear(3, 2).share_memory()
     theirs = copy.deepcopy(ours)
-    return (
-        (ours, SharedAdam(ours.parameters(), lr=0.01)),
-        (theirs, torch.optim.Adam(theirs.parameters(), lr=0.01, betas=(0.9, 0.99))),
-    )
+    opt = SharedAdam(ours.parameters(), lr=0.01)
+    return ours, opt, theirs, torch.optim.Adam(theirs.parameters(), lr=0.01, betas=(0.9, 0.99))
 
 
 def assert_close(ours, theirs):
@@ -38,14 +36,14 @@ def test_defaults_are_the_tutorials():
 
 
 def test_a_step_is_adams():
-    (ours, opt), (theirs, adam) = pair()
+    ours, opt, theirs, adam = pair()
     steps(ours, opt)
     steps(theirs, adam)
     assert_close(ours, theirs)
 
 
 def test_workers_update_and_count_together():
-    (ours, opt), (theirs, adam) = pair()
+    ours, opt, theirs, adam = pair()
     assert all(tensor.is_shared() for state in opt.state.values() for tensor in state.values())
     for number in (1, 2):
         process = mp.Process(target=steps, args=(ours, opt))
@@ -58,7 +56,7 @@ def test_workers_update_and_count_together():
 
 
 def test_a_loaded_state_is_shared_and_goes_on():
-    (ours, opt), (theirs, adam) = pair()
+    ours, opt, theirs, adam = pair()
     steps(ours, opt)
     continued = SharedAdam(ours.parameters())
     continued.load_state_dict(copy.deepcopy(opt.state_dict()))
