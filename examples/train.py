@@ -117,7 +117,7 @@ def run_program(path, folder):
     paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "MPLBACKEND": "agg"}
     environ["PYTHONUNBUFFERED"] = ""  # unbuffered, the lines of two processes mix
-    environ["PYTHONIOENCODING"] = "utf-8"  # else that of the locale, in a pipe
+    environ["PYTHONIOENCODING"] = "utf-8:surrogateescape"  # in a pipe, else the locale's
     begin = time.perf_counter()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         process = subprocess.Popen(
@@ -147,7 +147,7 @@ def run_program(path, folder):
     run.seconds = time.perf_counter() - begin
     printed = "\n".join(run.lines)
     if saved := re.search(r"^Saved (.+): weights\.pt", printed, re.MULTILINE):
-        run.folder = Path(folder, saved[1])
+        run.folder = Path(folder, os.fsdecode(saved[1].encode()))
     if averages := re.findall(r"^w\d+ Ep: \d+ \| Ep_r: (-?\d+\.\d+)$", printed, re.MULTILINE):
         run.average = float(averages[-1])
     if greedy := re.search(r"^After training, .* returns (\S+)", printed, re.MULTILINE):
