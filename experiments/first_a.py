@@ -66,7 +66,7 @@ def draw(data):
         ax.axhline(195, color="gray", linestyle="--", linewidth=0.8)
         ax.set(xlabel=label)
     axes[0].set(ylabel="Mean of the last 100 returns")
-    axes[1].legend()
+    axes[1].legend(loc="lower right")
     fig.savefig(DATA.with_suffix(".png"), dpi=80)
 
 
