@@ -1,15 +1,12 @@
 """A3C on many machines, with Ray. Run: pip install ray && python -m examples.cluster
 
-Shared memory ends where a machine ends, so here the global network and SharedAdam are in a process
-of their own, the parameter server: workers send it gradients and get weights back. push_and_pull
-does not change, because all it asks of an optimizer is step(), and that can call the server.
+Machines share no memory. Here the global network and SharedAdam are in a process of their own, the
+parameter server: workers send it gradients and get weights back. push_and_pull stays the same; the
+optimizer it gets is a RemoteAdam, whose step() calls the server.
 
 Network and environment, ENV_NAME and ENTROPY_BETA are those of discrete_A3C.py: change them there.
 So this file needs discrete_A3C.py, utils.py and shared_adam.py. Buffers of a network (BatchNorm's
 running mean, say) are not sent.
-
-With two workers it takes a minute or two, and then CartPole-v0's greedy policy returns 200 (5 seeds
-of 5).
 
 On a cluster, every machine needs the packages of requirements.txt and ray. Set ADDRESS = "auto",
 start Ray, and run this file on the first machine:
@@ -19,6 +16,7 @@ start Ray, and run this file on the first machine:
 """
 
 import os
+import queue
 import signal
 import sys
 
@@ -29,21 +27,25 @@ import matplotlib.pyplot as plt
 import numpy as np
 import ray
 import torch
+import torch.multiprocessing as mp
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import discrete_A3C
 import shared_adam
 import utils
+from discrete_A3C import ENTROPY_BETA  # noqa: F401 (Net uses it, and constants.json names it)
 from discrete_A3C import ENV_NAME, N_A, N_S, Net, make_env
 from shared_adam import SharedAdam
-from utils import check_constants, evaluate, new_run, push_and_pull, save_results, seed_all, v_wrap
+from utils import push_and_pull, record, v_wrap  # A3C itself
+from utils import check_constants, seed_all  # a run
+from utils import evaluate, new_run, save_results  # its results
 
 ADDRESS = "local"  # this machine only; "auto": the cluster that `ray start` made
-UPDATE_GLOBAL_ITER = 20  # n, steps between two updates; a larger n means fewer messages
+UPDATE_GLOBAL_ITER = 20  # n: steps per update; a larger n means fewer messages
 GAMMA = 0.99  # discount factor
 MAX_EP = 1000  # total episodes, all workers (a few more may finish)
-LR = 2e-3  # initial learning rate of Adam, annealed to 0 over MAX_EP
-BETAS = (0.92, 0.999)  # decay rates of Adam's moving averages
+LR = 2e-3  # of Adam, annealed to 0 over MAX_EP
+BETAS = (0.92, 0.999)  # Adam's decay rates, as in discrete_A3C.py
 MAX_GRAD_NORM = None  # clip gradients to this L2 norm; None: don't clip
 REWARD_SCALE = 10.0  # learn from rewards divided by this
 N_WORKERS = os.cpu_count()  # worker processes; on a cluster, the cores of all machines
@@ -73,7 +75,9 @@ class Server:
         self.gnet = Net(N_S, N_A)  # global network
         set_weights(self.gnet, weights)
         self.opt = SharedAdam(self.gnet.parameters(), lr=LR, betas=BETAS)  # global optimizer
-        self.episodes = []  # (name of the worker, moving average of all returns)
+        self.g_ep, self.g_ep_r = mp.Value("i", 0), mp.Value("d", 0.0)
+        self.res_queue = queue.SimpleQueue()
+        self.episodes = []  # (name of the worker, row of the episode)
 
     def weights(self):
         return get_weights(self.gnet)
@@ -81,18 +85,16 @@ class Server:
     def update(self, gradients):
         """Take one step of Adam; return the new weights."""
         # Annealing is not in S3, but in the paper's experiments.
-        self.opt.param_groups[0]["lr"] = LR * max(0.0, 1.0 - len(self.episodes) / MAX_EP)
+        self.opt.param_groups[0]["lr"] = LR * max(0.0, 1.0 - self.g_ep.value / MAX_EP)
         for p, gradient in zip(self.gnet.parameters(), gradients):
             p.grad = torch.tensor(gradient)
         self.opt.step()  # S3: asynchronous update
         return self.weights()
 
-    def record(self, name, ep_r):
-        """Count an episode of return ep_r by worker `name`; return the number of episodes."""
-        average = np.asarray(ep_r).item()
-        if self.episodes:
-            average = 0.99 * self.episodes[-1][1] + 0.01 * average
-        self.episodes.append((name, average))  # S3: count T, here in episodes
+    def record(self, name, ep_r, log=()):
+        """Record an episode of worker `name`, as utils.record does; return their number."""
+        record(self.g_ep, self.g_ep_r, ep_r, self.res_queue, name, log)
+        self.episodes.append((name, self.res_queue.get()))
         return len(self.episodes)
 
     def news(self, n):
@@ -112,21 +114,20 @@ class RemoteAdam:
 
 
 class Worker:
-    """An actor-learner, as in discrete_A3C.py but with a `server` in place of shared memory.
+    """The Worker of discrete_A3C.py as a Ray actor, with a server in place of shared memory.
 
-    Ray starts and ends it: `Worker` and its `__init__` need no `Process`, `run` no `follow_parent`.
-    `gnet` mirrors the server's network, and `opt` is a `RemoteAdam`. The server anneals `lr`, and
-    its `record` returns `n_episodes`, which was `g_ep`. The main program draws each `seed`, and
-    `make_env` knows no `RENDER`.
+    Its gnet mirrors the server's network, and opt is a RemoteAdam; the server anneals lr and counts
+    the episodes.
     """
 
     def __init__(self, seed, name):
         self.seed, self.name = seed, f"w{name:02d}"
 
     def run(self, server):
+        torch.set_num_threads(1)  # where torch was imported before OMP_NUM_THREADS was set
         seed_all(self.seed)
         env = make_env()
-        env.reset(seed=self.seed)
+        env.reset(seed=self.seed)  # seeds the environment; later resets go on from it
         gnet = Net(N_S, N_A)
         set_weights(gnet, ray.get(server.weights.remote()))
         opt = RemoteAdam(server, gnet)
@@ -136,7 +137,7 @@ class Worker:
         while n_episodes < MAX_EP:  # S3: until T > T_max
             s, _ = env.reset()  # S3: get state
             buffer_s, buffer_a, buffer_r = [], [], []  # S3: t_start = t
-            ep_r = 0.0
+            ep_r, log = 0.0, []
             while True:
                 buffer_s.append(np.array(s))  # a copy: the environment may reuse its array
                 a = lnet.choose_action(v_wrap(s)[None])  # S3: perform a_t
@@ -145,25 +146,26 @@ class Worker:
                 ep_r += r
                 buffer_r.append(r / REWARD_SCALE)
                 if terminated or truncated or len(buffer_s) >= UPDATE_GLOBAL_ITER:
-                    # At a time limit (truncated) rewards would go on, so it does not count as done.
-                    push_and_pull(
+                    # done is terminated alone: at a time limit (truncated) the return bootstraps.
+                    numbers = push_and_pull(
                         opt, lnet, gnet, terminated, s_,
                         buffer_s, buffer_a, buffer_r, GAMMA, max_grad_norm=MAX_GRAD_NORM,
                     )  # fmt: skip
+                    log.append(numbers)
                     buffer_s, buffer_a, buffer_r = [], [], []  # S3: t_start = t
                 if terminated or truncated:
                     break
                 s = s_
-            n_episodes = ray.get(server.record.remote(self.name, ep_r))
+            n_episodes = ray.get(server.record.remote(self.name, ep_r, log))
         env.close()
 
 
 def learn(gnet, res):
     """Start a server with the weights of gnet, and workers; return after MAX_EP episodes.
 
-    Prints each episode and appends its moving average to res. Copies the server's weights to gnet
-    five times a second: they are what is left if the server dies. Raises what a worker raises;
-    SystemExit if the server died, with 130 after Ctrl-C, and with 143 after SIGTERM.
+    Prints each episode and appends its row to res. Copies the server's weights to gnet five times a
+    second: they are what is left if the server dies. Raises what a worker raises; exits with an
+    error if the server dies, with 130 after Ctrl-C, with 143 after SIGTERM.
     """
     status = 130
 
@@ -192,9 +194,9 @@ def learn(gnet, res):
             except ray.exceptions.RayActorError as error:
                 sys.exit(f"The server died; its last weights are saved. {error}")
             set_weights(gnet, weights)
-            for name, average in episodes:
-                res.append(average)
-                print(f"{name} Ep: {len(res)} | Ep_r: {average:.2f}", flush=True)
+            for name, row in episodes:
+                res.append(row)
+                print(f"{name} Ep: {len(res)} | Ep_r: {row['average']:.2f}", flush=True)
             ray.get(ended)  # after news: if the server dies, workers raise errors too
     except KeyboardInterrupt:
         print("Saving ...", flush=True)
@@ -204,17 +206,17 @@ def learn(gnet, res):
 
 
 if __name__ == "__main__":
-    constants = check_constants(vars(discrete_A3C) | globals())
+    check_constants(globals())
     env = make_env()
     seed_all(SEED)
     gnet = Net(N_S, N_A)  # a mirror of the server's
-    run = new_run(ENV_NAME)
+    run = new_run(ENV_NAME, globals().get("__file__"))
     print(f"Before training, the greedy policy returns {evaluate(gnet, env, SEED).mean():.2f}")
     res = []
     try:
         learn(gnet, res)
     finally:  # also after Ctrl-C or an error
-        save_results(run, gnet, res, constants)
+        save_results(run, gnet, res, globals())
     print(f"After training, the greedy policy returns {evaluate(gnet, env, SEED).mean():.2f}")
     env.close()
     plt.show()
