@@ -122,8 +122,14 @@ def test_actions_are_clipped_and_cast_for_the_environment_only(monkeypatch):
     assert a.tolist() == [5.0]
 
 
+@torch.no_grad()
+def add(net, number):
+    for p in net.parameters():
+        p += number
+
+
 def run_worker(script, monkeypatch, env, max_ep=2, name=0, gnet=None, **constants):
-    """Run a Worker in this process; return it and its calls of push_and_pull, which do nothing."""
+    """Run a Worker in this process; return it and its updates, of which each adds 1 to weights."""
     for constant, value in {"MAX_EP": max_ep, **constants}.items():
         monkeypatch.setattr(script, constant, value)
     updates = []
@@ -135,6 +141,7 @@ def run_worker(script, monkeypatch, env, max_ep=2, name=0, gnet=None, **constant
         update.lr = opt.param_groups[0]["lr"]
         update.weights = parameters_to_vector(lnet.parameters())
         updates.append(update)
+        add(lnet, 1.0)
         return {"number": len(updates)}
 
     monkeypatch.setattr(script, "make_env", lambda **options: env)
@@ -173,16 +180,16 @@ def test_a_worker_pushes_the_gradient_of_what_it_did(script, monkeypatch):
         def choose_action(self, s):
             acted.append(parameters_to_vector(self.parameters()))
             sampled.append(9 * super().choose_action(s))  # Pendulum's is out of range
-            with torch.no_grad():
-                for p in gnet.parameters():
-                    p += 1.0
+            add(gnet, 2.0)
             return sampled[-1]
 
     monkeypatch.setattr(script, "Net", Seen)
-    constants = {"UPDATE_GLOBAL_ITER": 7, "max_ep": 1, "gnet": gnet}
-    _, [update] = run_worker(script, monkeypatch, CountingEnv(script.N_S), **constants)
-    assert torch.equal(acted[0], first) and np.array_equal(update.ba, sampled)
-    assert len(acted) == 7 and all(torch.equal(weights, update.weights) for weights in acted)
+    constants = {"UPDATE_GLOBAL_ITER": 5, "max_ep": 1, "gnet": gnet}
+    _, updates = run_worker(script, monkeypatch, CountingEnv(script.N_S), **constants)
+    assert torch.equal(acted[0], first)
+    assert np.array_equal(updates[0].ba + updates[1].ba, sampled)
+    pushed = [updates[0].weights] * 5 + [updates[1].weights] * 2
+    assert torch.equal(torch.stack(acted), torch.stack(pushed))
 
 
 class InPlace(CountingEnv):
@@ -207,13 +214,6 @@ def test_environments_may_reuse_their_arrays(script, monkeypatch):
     worker, [update] = run_worker(script, monkeypatch, env, **constants)
     assert [s[0] for s in update.bs] == [0, 1, 2] and np.ravel(update.br).tolist() == [1, 2, 3]
     assert worker.res_queue.get()["return"] == 6.0
-
-
-@both
-def test_environments_may_observe_lists(script, monkeypatch):
-    env = CountingEnv(script.N_S)
-    monkeypatch.setattr(env, "observe", lambda: [0.5] * script.N_S)
-    assert len(run_worker(script, monkeypatch, env)[1]) > 1
 
 
 @both

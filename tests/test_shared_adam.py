@@ -20,8 +20,9 @@ def pair():
     """Return a network with SharedAdam, and the same one with torch.optim.Adam."""
     ours = nn.Linear(3, 2).share_memory()
     theirs = copy.deepcopy(ours)
-    opt = SharedAdam(ours.parameters(), lr=0.01)
-    return ours, opt, theirs, torch.optim.Adam(theirs.parameters(), lr=0.01, betas=(0.9, 0.99))
+    options = {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.1}
+    opt = SharedAdam(ours.parameters(), **options)
+    return ours, opt, theirs, torch.optim.Adam(theirs.parameters(), **options)
 
 
 def assert_close(ours, theirs):
