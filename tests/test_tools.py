@@ -117,7 +117,7 @@ def test_compare_counts_a_seed_once_and_leaves_out_interrupted_runs(tmp_path, ca
     monkeypatch.chdir(tmp_path)
     rows = [{"return": 0.0, "average": 2.0, "value error": 1.0}, {"average": 4.0}]
     save_run(Path("results/Mine-v0-10"), [9.0, 9.0], SEED=0)
-    save_run(Path("results/Mine-v0-9"), [1.0, 3.0, 2.0], SEED=0)  # newer, whatever its number
+    save_run(Path("results/Mine-v0-1"), [1.0, 3.0, 2.0], SEED=0)  # newer, whatever its number
     save_run(Path("results/Mine-v0-12"), [7.0], SEED=2, MAX_EP=2)
     save_run(Path("results/Mine-v0-13"), [7.0], SEED=3, EXIT_CODE=130)
     save_run(Path("results/Mine-v0-11"), rows, SEED=1)
