@@ -33,6 +33,10 @@ for env, (script, short) in SCRIPTS.items():
     ROWS[f"{env}, 1 worker of stock parts"] = Row(ROUNDS, one, STOCK, script)
     ROWS[f"{env}, 1 worker"] = Row(ROUNDS, one, script=script)
     ROWS[f"{env}, 2 workers"] = Row(ROUNDS, short, script=script)
+# What the numbers of episodes.csv cost: n is 5 here, so updates are frequent.
+short = {**SCRIPTS["CartPole"][1], "N_WORKERS": 1}
+ROWS["CartPole again, 1 worker without the log"] = Row(ROUNDS, short, "variants/no_log.patch")
+ROWS["CartPole again, 1 worker"] = Row(ROUNDS, short)
 # More episodes, as its workers begin seconds apart.
 short = {"LR": 1e-9, "MAX_EP": 2000, "N_WORKERS": 2}
 ROWS["Cluster, `N_WORKERS = 2`"] = Row(range(5), short, script="examples/cluster.py")
