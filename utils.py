@@ -44,7 +44,7 @@ def set_init(layers):
 def push_and_pull(opt, lnet, gnet, done, s_, bs, ba, br, gamma, *, max_grad_norm=None):
     """Push the gradients of n steps to the global network, then pull its weights.
 
-    All of Algorithm S3 but acting (tutorial: "Training Loop").
+    Everything in Algorithm S3 except acting (tutorial: "Training Loop").
 
     opt            optimizer of the global network
     lnet, gnet     local and global network; the last output of forward is V(s), (n, 1)
@@ -107,8 +107,8 @@ def push_and_pull(opt, lnet, gnet, done, s_, bs, ba, br, gamma, *, max_grad_norm
 def record(global_ep, global_ep_r, ep_r, res_queue, name, log=()):
     """Count an episode of return ep_r; print and queue the moving average of all returns.
 
-    log lists what push_and_pull returned in this episode. With it, a row is queued in place of
-    the average: a dict of return, average and the mean of each number in log.
+    log lists what push_and_pull returned in this episode. If given, a row is queued instead of the
+    average: a dict of return, average and the mean of each number in log.
     """
     ep_r = np.asarray(ep_r).item()  # some environments return rewards as arrays
     with global_ep.get_lock():  # one lock for both values, so that they agree
@@ -290,7 +290,7 @@ def save_results(run, net, res, constants):
 
 
 def as_json(names):
-    """Return the constants among names, a script's globals(); what JSON can't hold as its repr."""
+    """Return the constants in a script's globals(), with their repr where JSON can't hold them."""
     constants = {}
     for name, value in names.items():
         if name.isupper() and not isinstance(value, ModuleType):
@@ -303,7 +303,7 @@ def as_json(names):
 
 
 def draw_curves(columns, title):
-    """Return a figure of columns {name: (episodes,)}: returns on top, a panel for each other."""
+    """Return a figure of columns {name: (episodes,)}: returns on top, a panel per other column."""
     others = [name for name in columns if name not in ("return", "average")]
     heights = [3] + [1] * len(others)
     fig = plt.figure(figsize=(9, 1 + 1.5 * sum(heights)), layout="constrained")

@@ -1,10 +1,10 @@
-"""A2C: A3C without the first A, asynchronous. Run: python -m examples.a2c
+"""A2C: A3C without the first A (asynchronous). Run: python -m examples.a2c
 
 To be read beside discrete_A3C.py, whose network, loss and n-step returns it uses. There, each
 worker steps an environment of its own and updates the weights whenever it has n steps. Here, one
-process steps N_ENVS environments together: one forward chooses all actions, and one update learns
-from all n * N_ENVS steps. No gradient is stale, and nothing is shared; but there are fewer updates
-for the same number of steps, so LR is higher.
+process steps N_ENVS environments together: one forward pass chooses all actions, and one update
+learns from all n * N_ENVS steps. No gradient is stale, and nothing is shared; but there are fewer
+updates for the same number of steps, so LR is higher.
 
 ENV_NAME is that of discrete_A3C.py: change it there.
 """
@@ -86,7 +86,7 @@ def play(net, envs, s, ep_r):
     R = values_of(net, s)  # S3: bootstrap from last state
     returns = np.zeros(shape)
     for step in reversed(range(UPDATE_GLOBAL_ITER)):  # S3: for i, backwards
-        R = np.where(ended[step], final_values[step], R)  # nothing flows over an episode's end
+        R = np.where(ended[step], final_values[step], R)  # returns stop at an episode's end
         R = buffer_r[step] + GAMMA * R  # S3: R = r_i + gamma R
         returns[step] = R
     a, v_t = v_wrap(np.concatenate(buffer_a), np.int64), v_wrap(returns).view(-1, 1)

@@ -11,10 +11,10 @@ Both runs of Breakout reached a mean of 31, a human's score; after 45 minutes, w
 stopped, it was 24.7 and 32.2. One run of Space Invaders reached 409 in 50 minutes. All runs are in
 experiments/README.md.
 
-Unlike the paper: frames of 80 x 80 pixels, the brightest of each 2 x 2, with a background of 0;
-n = 20; Adam; gradient clipping; a weight for the critic's loss; no sticky actions. As in DQN, the
-sign of the reward is learned, and a lost life ends the return. To make it yours, copy this file
-beside utils.py and shared_adam.py.
+Unlike the paper: frames of 80 x 80 pixels (2 x 2 max-pooled, minus the background); n = 20; Adam;
+gradient clipping; a weight for the critic's loss. Unlike the default of ALE/Pong-v5: no sticky
+actions. As in DQN, rewards are clipped to their sign, and a lost life ends the return. To make it
+yours, copy this file beside utils.py and shared_adam.py.
 """
 
 import os
@@ -51,8 +51,8 @@ N_WORKERS = mp.cpu_count()  # worker processes
 SEED = 0  # seeds all random number generators
 RENDER = False  # show the environment of worker w00
 FRAME_SKIP = 4  # frames per step; 4 can hide Space Invaders' shots, drawn in every other frame
-OWN_INIT = False  # start from PyTorch's own weights and heads of zeros, not from set_init
-NO_OPS = 0  # a game starts after up to this many frames of no action; 30 in DQN
+OWN_INIT = False  # PyTorch's default initialization with zero heads, instead of set_init
+NO_OPS = 0  # up to this many no-op frames at the start of a game; 30 in DQN
 ROWS = (34, 194)  # of the screen's 210: the game, without score and border
 SAVE_MINUTES = 3  # minutes between two saves of the weights
 CONTINUE_FROM = None  # a run's folder, such as "results/ALE-Pong-v5-1": start from its weights
@@ -81,7 +81,7 @@ class Frames(gym.ObservationWrapper):
         return self.observation(screen), info
 
     def observation(self, screen):
-        """Return the brightest of each 2 x 2 pixels in ROWS of a gray screen (210, 160)."""
+        """Return ROWS of a gray screen (210, 160), 2 x 2 max-pooled, minus the background."""
         game = screen[slice(*ROWS)]
         pairs = np.maximum(game[:-1:2], game[1::2])  # shots are 1 pixel wide
         brightest = np.maximum(pairs[:, :-1:2], pairs[:, 1::2])
@@ -168,7 +168,7 @@ class Worker(mp.Process):
 
     def run(self):
         follow_parent()  # end when the parent ends; leave Ctrl-C to it
-        torch.set_num_threads(1)  # where torch was imported before OMP_NUM_THREADS was set
+        torch.set_num_threads(1)  # in case torch was imported before OMP_NUM_THREADS was set
         seed_all(self.seed)
         env = make_env(render_mode="human") if RENDER and self.name == "w00" else make_env()
         env.reset(seed=self.seed)  # seeds the environment; later resets go on from it

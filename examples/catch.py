@@ -21,7 +21,7 @@ import numpy as np
 class Catch(gym.Env):
     """A ball falls one row per step. In the last row, the reward is 1 if it is caught, else -1.
 
-    The observation is a screen of 8 x 8 places, (64,): 1 where the ball or the paddle is, else 0.
+    The observation is an 8 x 8 grid, flattened to (64,): 1 where the ball or the paddle is, else 0.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
@@ -60,7 +60,7 @@ class Catch(gym.Env):
 
 
 class PixelCatch(Catch):
-    """Catch as an image (1, 80, 80): each place is a square of 10 x 10 pixels."""
+    """Catch as an image (1, 80, 80): each cell is a square of 10 x 10 pixels."""
 
     observation_space = gym.spaces.Box(0.0, 1.0, (1, 80, 80), np.float32)
 

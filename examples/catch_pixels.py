@@ -116,7 +116,7 @@ class Worker(mp.Process):
 
     def run(self):
         follow_parent()  # end when the parent ends; leave Ctrl-C to it
-        torch.set_num_threads(1)  # where torch was imported before OMP_NUM_THREADS was set
+        torch.set_num_threads(1)  # in case torch was imported before OMP_NUM_THREADS was set
         seed_all(self.seed)
         env = make_env(render_mode="human") if RENDER and self.name == "w00" else make_env()
         env.reset(seed=self.seed)  # seeds the environment; later resets go on from it
@@ -136,7 +136,7 @@ class Worker(mp.Process):
                 ep_r += r
                 buffer_r.append(r / REWARD_SCALE)
                 if terminated or truncated or len(buffer_s) >= UPDATE_GLOBAL_ITER:
-                    # done is terminated alone: at a time limit (truncated) the return bootstraps.
+                    # Pass terminated only: at a time limit (truncated) the return still bootstraps.
                     numbers = push_and_pull(
                         self.opt, lnet, self.gnet, terminated, s_,
                         buffer_s, buffer_a, buffer_r, GAMMA, max_grad_norm=MAX_GRAD_NORM,

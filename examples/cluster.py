@@ -124,7 +124,7 @@ class Worker:
         self.seed, self.name = seed, f"w{name:02d}"
 
     def run(self, server):
-        torch.set_num_threads(1)  # where torch was imported before OMP_NUM_THREADS was set
+        torch.set_num_threads(1)  # in case torch was imported before OMP_NUM_THREADS was set
         seed_all(self.seed)
         env = make_env()
         env.reset(seed=self.seed)  # seeds the environment; later resets go on from it
@@ -146,7 +146,7 @@ class Worker:
                 ep_r += r
                 buffer_r.append(r / REWARD_SCALE)
                 if terminated or truncated or len(buffer_s) >= UPDATE_GLOBAL_ITER:
-                    # done is terminated alone: at a time limit (truncated) the return bootstraps.
+                    # Pass terminated only: at a time limit (truncated) the return still bootstraps.
                     numbers = push_and_pull(
                         opt, lnet, gnet, terminated, s_,
                         buffer_s, buffer_a, buffer_r, GAMMA, max_grad_norm=MAX_GRAD_NORM,

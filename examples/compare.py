@@ -1,10 +1,10 @@
 """Compare runs: the moving averages of many seeds in one picture. Run: python -m examples.compare
 
-Runs of one program whose constants differ in SEED alone are one line, as long as the shortest of
-them: the median, and a band from the lowest to the highest seed. Of two runs with the same seed the
-newer one counts; an interrupted run is left out. The label of the first line has the constants that
-differ between the lines, that of another line those that differ from the first. Rename a folder, to
-CartPole-v0-gradients for example, to give its line that name.
+Runs of one program that differ only in SEED form one line: the median, with a band from the lowest
+to the highest seed, cut at the shortest run. If a seed was run twice, the newer run counts; runs
+that were interrupted or stopped early are left out. The first line's label names all constants that
+differ between lines; each other label, those that differ from the first. To name a line yourself,
+rename its folder, for example to CartPole-v0-gradients.
 """
 
 import ast

@@ -1,9 +1,9 @@
-"""Train with several constants and several seeds, run after run. Run: python -m examples.sweep
+"""Train with several constants and seeds, one after another. Run: python -m examples.sweep
 
 PROGRAM itself is never touched: a copy of it runs with other constants at its top, and each run
 leaves a folder in results/ as usual. python -m examples.compare draws them. Ctrl-C saves the run
-under way and ends the sweep; begun again, it skips the whole runs of the same program and constants
-that are in results/, and goes on. A run that dies does not end the sweep.
+under way and ends the sweep. Started again, it skips runs of the same program and constants that
+are complete in results/, and goes on. A run that dies does not end the sweep.
 """
 
 import signal

@@ -2,7 +2,7 @@
 
 Needs pygame-ce for the pictures of gym: pip install pygame-ce. With SHOW = None nothing is drawn:
 it plays EPISODES and prints their returns. The last outputs of the network's forward are logits, or
-mean and deviation, and V(s), as in both scripts.
+mean and standard deviation, and V(s), as in both scripts.
 """
 
 import os
@@ -120,7 +120,7 @@ class Picture:
             self.bars = axes["actor"].bar(actions, 1.0, color="tab:orange")
             axes["actor"].set(ylim=(0, 1), xticks=actions)
         else:
-            axes["actor"].set_title("actor: mean and deviation of the action", size=8)
+            axes["actor"].set_title("actor: mean and standard deviation of the action", size=8)
             low, high, n = env.action_space.low, env.action_space.high, env.action_space.shape[0]
             (self.mu,) = axes["actor"].plot(np.zeros(n), range(n), "o", color="tab:orange")
             self.sigma = axes["actor"].hlines(range(n), 0, 0, color="tab:orange")
