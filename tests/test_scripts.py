@@ -57,9 +57,10 @@ def test_the_loss_and_its_gradients(script, n, monkeypatch):
 @pytest.mark.parametrize("baseline", [0.0, 50.0])
 @both
 def test_the_mean_gradient_is_the_policy_gradient(script, baseline, monkeypatch):
-    """One state, one step: minus the gradient of the expected return J, whatever V(s) is.
+    """Averaged over pi(a|s), the loss has the gradient of -J, whatever the baseline V(s) is.
 
-    J can be written down: sum_a pi(a) r(a), or with r(a) = a^2 and a normal policy mu^2 + sigma^2.
+    J is the expected return of one step from one state: sum over a of pi(a|s) r(a), which for a
+    normal policy and r(a) = a^2 is mu^2 + sigma^2.
     """
     monkeypatch.setattr(script, "ENTROPY_BETA", 0.0)
     net, s = script.Net(script.N_S, script.N_A), torch.randn(1, script.N_S)
@@ -129,7 +130,7 @@ def add(net, number):
 
 
 def run_worker(script, monkeypatch, env, max_ep=2, name=0, gnet=None, **constants):
-    """Run a Worker in this process; return it and its updates, of which each adds 1 to weights."""
+    """Run a Worker in this process; return it and its updates, which only add 1 to lnet."""
     for constant, value in {"MAX_EP": max_ep, **constants}.items():
         monkeypatch.setattr(script, constant, value)
     updates = []
@@ -161,7 +162,7 @@ def test_a_worker_updates_after_n_steps_and_at_the_end(script, truncates, monkey
     worker, updates = run_worker(script, monkeypatch, env, **constants)
     assert [[s[0] for s in u.bs] for u in updates] == [[0, 1, 2, 3, 4], [5, 6]] * 2
     assert [u.s_[0] for u in updates] == [5, 7] * 2  # the return bootstraps from it
-    assert [u.done for u in updates] == [False, not truncates] * 2  # also at a time limit
+    assert [u.done for u in updates] == [False, not truncates] * 2  # False at a time limit
     assert [u.br for u in updates] == [[0.25] * 5, [0.25] * 2] * 2
     assert [u.lr for u in updates] == [0.5, 0.5, 0.25, 0.25]  # annealed
     # The return is not scaled; the log is the mean over an episode's updates.
@@ -253,7 +254,7 @@ def test_only_worker_w00_renders(script, monkeypatch):
     ],
 )
 def test_what_one_worker_learns(script, method, limit, returns, change, copy):
-    """The last of 30 returns, and how far the weights have come, are those measured once.
+    """The last of 30 returns and the norm of the weights' change are as once measured.
 
     Whoever changes these numbers on purpose measures anew what the change concerns.
     """
