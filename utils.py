@@ -58,8 +58,8 @@ def push_and_pull(opt, lnet, gnet, done, s_, bs, ba, br, gamma, *, max_grad_norm
     the "gradient norm" before clipping. Raises ValueError if V(s) is not (n, 1), and
     FloatingPointError if the loss is not finite; neither changes gnet.
     """
-    with torch.no_grad():
-        value = lnet(v_wrap(s_)[None])[-1]
+    with torch.no_grad():  # if done, to check the shape only
+        value = lnet(v_wrap(bs[-1] if done else s_)[None])[-1]
     if value.shape != (1, 1):
         shape = tuple(value.shape)
         raise ValueError(
@@ -120,7 +120,7 @@ def record(global_ep, global_ep_r, ep_r, res_queue, name, log=()):
         if log:
             row = {"return": ep_r, "average": global_ep_r.value}
             for key in log[0]:
-                row[key] = sum(numbers[key] for numbers in log) / len(log)
+                row[key] = float(sum(numbers[key] for numbers in log) / len(log))
             res_queue.put(row)
         else:
             res_queue.put(global_ep_r.value)
@@ -277,14 +277,14 @@ def save_results(run, net, res, constants):
     res lists what record has queued; constants are the names in capitals in a script's globals().
     """
     torch.save(net.state_dict(), run / "weights.pt")
+    text = json.dumps(as_json(constants), indent=2)
+    (run / "constants.json").write_text(text, encoding="utf-8")
     rows = [row if isinstance(row, dict) else {"average": row} for row in res]
     names = list(dict.fromkeys(name for row in rows for name in row)) or ["return", "average"]
     columns = {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
     table = np.column_stack([np.arange(1, len(rows) + 1), *columns.values()])
     formats, header = ["%d"] + ["%.6g"] * len(names), ",".join(["episode", *names])
     np.savetxt(run / "episodes.csv", table, formats, ",", header=header, comments="")
-    text = json.dumps(as_json(constants), indent=2)
-    (run / "constants.json").write_text(text, encoding="utf-8")
     draw_curves(columns, run.name).savefig(run / "curves.png")
     print(f"Saved {run}: weights.pt, episodes.csv, constants.json, curves.png", flush=True)
 
@@ -294,6 +294,7 @@ def as_json(names):
     constants = {}
     for name, value in names.items():
         if name.isupper() and not isinstance(value, ModuleType):
+            value = value.item() if isinstance(value, np.generic) else value
             try:
                 json.dumps(value)
             except (TypeError, ValueError):

@@ -50,6 +50,7 @@ def group_runs(folders):
         constants, averages = read_run(folder)
         for script in folder.glob("*.py"):
             constants["script"] = scripts.setdefault(read_code(script), str(script))
+        constants.pop("EXIT_CODE", None)
         seed = constants.pop("SEED", None)
         if seed is None:
             seed = folder.name

@@ -8,16 +8,17 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before importing torch
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import torch
 
 import discrete_A3C
-from examples.watch import load
+from examples.watch import find_program, load
 from shared_adam import SharedAdam
 from utils import push_and_pull, seed_all, v_wrap
 
-WEIGHTS = None  # fresh; or a folder of a run, such as "examples/weights/CartPole-v0"
+WEIGHTS = None  # fresh; or the folder of a CartPole run, "examples/weights/CartPole-v0"
 SEED = 2  # of fresh weights, of the environment and of the actions
 N = 5  # steps; CartPole's shortest episode has more
 
@@ -101,7 +102,7 @@ def main():
     seed_all(SEED)
     script, net = discrete_A3C, discrete_A3C.Net(discrete_A3C.N_S, discrete_A3C.N_A)
     if WEIGHTS is not None:
-        script, net = load("discrete_A3C.py", WEIGHTS)
+        script, net = load(find_program(Path(WEIGHTS)), WEIGHTS)
     print("Three steps on paper:", *on_paper(), sep="\n")
     print(f"\nCartPole, n = {N}, weights: {WEIGHTS or 'fresh'}", *one_update(script, net), sep="\n")
 

@@ -104,7 +104,7 @@ def train(program, constants, folder=ROOT):
         copy.unlink()
     for script in Path(folder).glob(f"results/*/{copy.name}"):  # where new_run has put it
         script.rename(script.with_name(path.name))
-    if run.code != 0 and run.folder is not None:
+    if run.folder is not None:
         path = run.folder / "constants.json"
         saved = {**json.loads(path.read_text(encoding="utf-8")), "EXIT_CODE": run.code}
         path.write_text(json.dumps(saved, indent=2), encoding="utf-8")
@@ -148,7 +148,7 @@ def run_program(path, folder):
     printed = "\n".join(run.lines)
     if saved := re.search(r"^Saved (.+): weights\.pt", printed, re.MULTILINE):
         run.folder = Path(folder, os.fsdecode(saved[1].encode()))
-    if averages := re.findall(r"^w\d+ Ep: \d+ \| Ep_r: (-?\d+\.\d+)$", printed, re.MULTILINE):
+    if averages := re.findall(r"^w\d+ Ep: \d+ \| Ep_r: (\S+)$", printed, re.MULTILINE):
         run.average = float(averages[-1])
     if greedy := re.search(r"^After training, .* returns (\S+)", printed, re.MULTILINE):
         run.greedy = float(greedy[1])
@@ -156,10 +156,12 @@ def run_program(path, folder):
 
 
 def is_whole(folder):
-    """Return whether a run in results/ has got to its end: MAX_EP episodes, if there is MAX_EP."""
+    """Return whether a run in results/ is complete: as train has noted, else by MAX_EP."""
     constants = folder / "constants.json"
     if not constants.exists():
         return False
     constants = json.loads(constants.read_text(encoding="utf-8"))
+    if "EXIT_CODE" in constants:
+        return constants["EXIT_CODE"] == 0
     episodes = (folder / "episodes.csv").read_text(encoding="utf-8").count("\n") - 1
-    return episodes >= constants.get("MAX_EP", 1) and "EXIT_CODE" not in constants
+    return episodes >= constants.get("MAX_EP", 1)

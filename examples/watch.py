@@ -39,11 +39,12 @@ def find_program(folder):
 
     Exits with a sentence if there is neither, or no run.
     """
-    if not (folder / "weights.pt").exists() or not (folder / "constants.json").exists():
-        sys.exit(f"WEIGHTS: {folder} is not a run's folder, with weights.pt and constants.json.")
+    if not (folder / "weights.pt").exists():
+        sys.exit(f"WEIGHTS: {folder} is not a run's folder: it has no weights.pt.")
     for copy in folder.glob("*.py"):
         return copy
-    constants = json.loads((folder / "constants.json").read_text(encoding="utf-8"))
+    path = folder / "constants.json"
+    constants = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if "PROGRAM" not in constants:
         sys.exit(f"WEIGHTS: {folder} has no copy of the program, nor PROGRAM in constants.json.")
     return ROOT / constants["PROGRAM"]

@@ -5,6 +5,7 @@ was started), machine and commit, and counts for the row of its name: if you cha
 learns, remove its results, and it is measured again. Applying patches needs git.
 """
 
+import csv
 import json
 import os
 import platform
@@ -74,10 +75,14 @@ class Row:
             yield run
 
 
+def column_of(run, name):
+    """Return a column (episodes,) of the episodes.csv that a run has saved."""
+    with open(run.folder / "episodes.csv", encoding="utf-8") as file:
+        return np.array([float(row[name]) for row in csv.DictReader(file)])
+
+
 def returns_of(run):
-    """Return the returns (episodes,) that a run has saved."""
-    path = run.folder / "episodes.csv"
-    return np.loadtxt(path, delimiter=",", skiprows=1, usecols=1, ndmin=1)
+    return column_of(run, "return")
 
 
 def machine():

@@ -112,6 +112,7 @@ def measure(name, seed):
     with ROWS[name].run(seed) as run:
         constants = json.loads((run.folder / "constants.json").read_text(encoding="utf-8"))
         returns = lab.returns_of(run)[: constants["MAX_EP"]]  # without what others had under way
+        seen = {key: lab.column_of(run, key) for key in ("entropy", "value error")}
         weights = torch.load(run.folder / "weights.pt")
     env_name = constants["ENV_NAME"]
     solved = solving_episode(returns, LEVELS[env_name]) if env_name in LEVELS else None
@@ -124,6 +125,8 @@ def measure(name, seed):
         "greedy": run.greedy,
         "curve": blocks.mean(axis=1).round(1).tolist(),
     }
+    for key, numbers in seen.items():
+        result[key] = float(f"{np.median(numbers[len(numbers) * 2 // 3 :]):.4g}")
     if env_name == "CartPole-v0":
         net = discrete_A3C.Net(discrete_A3C.N_S, discrete_A3C.N_A)
         net.load_state_dict(weights)
@@ -164,12 +167,30 @@ def spread(of, digits=0, ends=(25, 75)):
     return lambda runs: stats.spread([tell(run) for run in runs], digits, ends)
 
 
+def last(key):
+    """Return a column that tells the median, over seeds, of medians over the last third."""
+
+    def column(runs):
+        values = [run[key] for run in runs if key in run]
+        return f"{np.median(values):.2g}" if values else "-"
+
+    return column
+
+
 LEARNED = {
     f"{RISEN} by episode": spread(rise),
     "mean of the last third": spread(last_third),
     "first solved": solved,
     "half by episode": half,
     "upright after 1000 steps": spread("upright", 2),
+}
+SEEN = {
+    "150 by episode": LEARNED["150 by episode"],
+    "mean of the last third": LEARNED["mean of the last third"],
+    "first solved": solved,
+    "greedy": spread("greedy", 0, (0, 100)),
+    "entropy": last("entropy"),
+    "value error": last("value error"),
 }
 SWUNG = {
     f"{LEVELS['Pendulum-v1']} by episode": spread(lambda run: rise(run, LEVELS["Pendulum-v1"])),
@@ -219,7 +240,7 @@ def tables(data):
     parts = []
     for title, rows, columns in (
         ("CartPole-v0", CARTPOLE, LEARNED),
-        ("mistake", MISTAKES, LEARNED),
+        ("mistake", MISTAKES, SEEN),
         ("Pendulum-v1", PENDULUM, SWUNG),
         ("environment", OTHERS, TRIED),
     ):
