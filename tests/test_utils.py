@@ -35,12 +35,12 @@ class Scalar(nn.Module):
         return (v_t - self.forward(s)[-1]).pow(2).mean()
 
 
-def update(done=False, br=(1.0, 2.0), ba=(0, 1), lnet=None, gnet=None, **options):
+def update(done=False, br=(1.0, 2.0), ba=(0, 1), s_=(3.0,), lnet=None, gnet=None, **options):
     """Update from two steps with s = 1. As w = 2 and gamma = 0.5: V(s_) = 6, R = 3.5 and 5."""
     lnet, gnet = lnet or Scalar(), gnet or Scalar()
     opt = torch.optim.SGD(gnet.parameters(), lr=0.1)
     bs = [np.ones(1, np.float32)] * 2
-    log = push_and_pull(opt, lnet, gnet, done, [3.0], bs, list(ba), list(br), 0.5, **options)
+    log = push_and_pull(opt, lnet, gnet, done, s_, bs, list(ba), list(br), 0.5, **options)
     return lnet, gnet, log
 
 
@@ -70,7 +70,7 @@ def test_the_return_bootstraps_and_the_gradient_is_pushed_and_pulled():
 
 
 def test_a_terminal_state_ends_the_return_with_zero():
-    lnet, _, _ = update(done=True)
+    lnet, _, _ = update(done=True, s_=None)  # whatever state the environment returns
     assert lnet.seen[2].tolist() == [[2.0], [2.0]]
 
 
@@ -173,8 +173,9 @@ def test_record_counts_averages_queues_and_prints(capsys):
 
 def test_record_queues_a_row_with_the_means_of_a_log():
     global_ep, global_ep_r, queue = shared()
-    record(global_ep, global_ep_r, 3, queue, "w00", [{"entropy": 1.0}, {"entropy": 2.0}])
-    assert queue.get() == {"return": 3, "average": 3, "entropy": 1.5}
+    record(global_ep, global_ep_r, 3, queue, "w00", [{"x": torch.tensor(1.0)}, {"x": 2.0}])
+    row = queue.get()
+    assert row == {"return": 3, "average": 3, "x": 1.5} and type(row["x"]) is float
     record(global_ep, global_ep_r, 103, queue, "w00", [{}, {}])  # of a network without a log
     assert queue.get() == {"return": 103, "average": 4} and queue.empty()
 
@@ -295,10 +296,10 @@ def test_save_results(res, lines, results, capsys):
 
 def test_constants_json_holds_the_names_in_capitals_but_for_modules(results):
     run, names = utils.new_run("Mine-v0"), {"F": nn.functional, "Net": Scalar, "lr": 1.0}
-    kept = {"GAMMA": 0.9, "BETAS": [0.9, 0.99], "MAX_GRAD_NORM": None, "OPTIONS": {"steps": [1, 2]}}
-    names.update(kept, PAIRS={(0, 1): 2}, A_LOW=np.zeros(1), GAME=object())
+    kept = {"BETAS": [0.9, 0.99], "MAX_GRAD_NORM": None, "OPTIONS": {"steps": [1, 2]}}
+    names.update(kept, LR=np.float32(0.5), PAIRS={(0, 1): 2}, A_LOW=np.zeros(1), GAME=object())
     utils.save_results(run, Scalar(), [], names)
-    others = {"PAIRS": "{(0, 1): 2}", "A_LOW": "array([0.])", "GAME": "<object object>"}
+    others = {"LR": 0.5, "PAIRS": "{(0, 1): 2}", "A_LOW": "array([0.])", "GAME": "<object object>"}
     assert json.loads((run / "constants.json").read_text(encoding="utf-8")) == {**kept, **others}
 
 
