@@ -1,7 +1,6 @@
 """utils.py as a fork uses it, with networks and environments of its own."""
 
 import json
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -52,15 +51,6 @@ def test_v_wrap_shares_memory_or_casts():
     assert v_wrap(np.ones(2, np.int32), np.int64).dtype == torch.int64
 
 
-def test_set_init():
-    torch.manual_seed(0)
-    layers = [nn.Linear(100, 200), nn.Conv2d(3, 64, 8)]
-    utils.set_init(layers)
-    for layer in layers:
-        assert layer.weight.std().item() == pytest.approx(0.1, rel=0.05)
-        assert not layer.bias.any()
-
-
 def test_the_return_bootstraps_and_the_gradient_is_pushed_and_pulled():
     lnet, gnet, _ = update(gnet=Scalar(10.0))
     assert lnet.seen[2].tolist() == [[3.5], [5.0]]
@@ -101,11 +91,6 @@ def test_a_value_that_is_not_one_column_is_refused(wrong, done):
     assert gnet.w.item() == 2.0
 
 
-def test_a_tenth_positional_argument_fails():
-    with pytest.raises(TypeError, match="positional"):
-        push_and_pull(None, Scalar(), Scalar(), True, [3.0], [[1.0]], [0], [1.0], 0.5, 40)
-
-
 @pytest.mark.parametrize("br", [(1.0, np.nan), (np.inf, 1.0), (1.0, 1e30)])
 def test_a_loss_that_is_not_finite_never_reaches_the_global_weights(br):
     gnet = Scalar()
@@ -135,25 +120,12 @@ def test_the_loss_gets_actions_as_its_distribution_scores_them():
         assert a.dtype == dtype and a.tolist() == actions
 
 
-class Images(nn.Module):
-    """V(s) of images, the last of three outputs; BatchNorm has buffers."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm, self.v = nn.BatchNorm2d(1), nn.Linear(12, 1)
-
-    def forward(self, x):
-        return None, None, self.v(self.norm(x).flatten(1))
-
-    loss_func = Scalar.loss_func
-
-
-def test_images_three_outputs_and_buffers():
-    gnet, lnet = Images(), Images()
-    s = np.random.default_rng(0).normal(size=(2, 1, 3, 4)).astype(np.float32)
-    opt = torch.optim.SGD(gnet.parameters(), lr=0.1)
-    push_and_pull(opt, lnet, gnet, False, s[0], list(s), [0, 1], [1.0, 0.0], 0.9)
-    assert gnet.norm.running_mean.item() == lnet.norm.running_mean.item() != 0.0
+def test_buffers_are_pushed():
+    lnet, gnet = Scalar(), Scalar()
+    for net, mean in ((lnet, 5.0), (gnet, 0.0)):
+        net.register_buffer("mean", torch.tensor(mean))  # as BatchNorm's
+    update(lnet=lnet, gnet=gnet)
+    assert gnet.mean.item() == lnet.mean.item() == 5.0
 
 
 def shared():
@@ -180,36 +152,10 @@ def test_record_queues_a_row_with_the_means_of_a_log():
     assert queue.get() == {"return": 103, "average": 4} and queue.empty()
 
 
-@pytest.mark.parametrize("log", [(), [{"entropy": 1.0}]])
-def test_record_queues_while_it_holds_the_lock(log):
-    global_ep, global_ep_r, _ = shared()
-    free = []
-
-    def put(_):
-        lock = global_ep.get_lock()  # its owner could take it again, another thread can't
-        other = threading.Thread(target=lambda: free.append(lock.acquire(block=False)))
-        other.start()
-        other.join()
-
-    record(global_ep, global_ep_r, 1.0, SimpleNamespace(put=put), "w00", log)
-    assert free == [False]
-
-
 def test_check_constants_exits_with_the_name_of_a_wrong_one():
-    for name, values in {
-        "UPDATE_GLOBAL_ITER": [0, 2.5, "5", None],
-        "GAMMA": [-0.1, 1.01, np.nan, "0.9"],
-        "MAX_EP": [0, 10.5],
-        "LR": [0, 1.01, np.inf, np.nan],
-        "ENTROPY_BETA": [-0.01, np.nan, None],
-        "MAX_GRAD_NORM": [0, -1.0, "40"],
-        "REWARD_SCALE": [0, -16.0],
-        "N_WORKERS": [0, 2.0],
-        "SEED": [-1, 2**32, 0.5],
-    }.items():
-        for value in values:
-            with pytest.raises(SystemExit, match=rf"^{name} = .*: use a (whole )?number from "):
-                utils.check_constants({**vars(discrete_A3C), name: value})
+    for name, value in {"MAX_EP": 10.5, "LR": 0, "GAMMA": np.nan, "SEED": 2**32}.items():
+        with pytest.raises(SystemExit, match=rf"^{name} = .*: use a (whole )?number from "):
+            utils.check_constants({**vars(discrete_A3C), name: value})
     assert utils.check_constants({"GAMMA": 1, "SEED": np.int64(0), "MY_OWN": "7"}) is None
     for script in (discrete_A3C, continuous_A3C):
         assert utils.check_constants(vars(script)) is None
@@ -265,9 +211,9 @@ def results(tmp_path, monkeypatch):
 def test_runs_never_share_a_folder_and_keep_their_script(results, tmp_path):
     script = tmp_path / "mine.py"
     script.write_bytes(b"LR = 1e-3")
-    with ThreadPoolExecutor(20) as pool:
-        runs = list(pool.map(utils.new_run, ["ALE/Mine:Pong-v5"] * 20, [str(script)] * 20))
-    assert {run.name for run in runs} == {f"ALE-Mine-Pong-v5-{i}" for i in range(1, 21)}
+    with ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(utils.new_run, ["ALE/Mine:Pong-v5"] * 4, [str(script)] * 4))
+    assert {run.name for run in runs} == {f"ALE-Mine-Pong-v5-{i}" for i in range(1, 5)}
     for run in runs:
         assert [path.name for path in run.iterdir()] == ["mine.py"] and run.parent == results
         assert (run / "mine.py").read_bytes() == script.read_bytes()
@@ -301,10 +247,3 @@ def test_constants_json_holds_the_names_in_capitals_but_for_modules(results):
     utils.save_results(run, Scalar(), [], names)
     others = {"LR": 0.5, "PAIRS": "{(0, 1): 2}", "A_LOW": "array([0.])", "GAME": "<object object>"}
     assert json.loads((run / "constants.json").read_text(encoding="utf-8")) == {**kept, **others}
-
-
-def test_curves_have_a_panel_for_each_number_of_the_log(results):
-    columns = {name: np.arange(3.0) for name in ("return", "average", "entropy", "gradient norm")}
-    axes = utils.draw_curves(columns, "Mine-v0-1").axes
-    assert [ax.get_ylabel() for ax in axes] == ["Return", "entropy", "gradient norm"]
-    assert all(line.get_ydata().tolist() == [0, 1, 2] for ax in axes for line in ax.get_lines())
