@@ -36,13 +36,6 @@ def test_defaults_are_the_tutorials():
     assert tuple(defaults[name] for name in names) == (1e-3, (0.9, 0.99), 1e-8, 0)
 
 
-def test_a_step_is_adams():
-    ours, opt, theirs, adam = pair()
-    steps(ours, opt)
-    steps(theirs, adam)
-    assert_close(ours, theirs)
-
-
 def test_workers_update_and_count_together():
     ours, opt, theirs, adam = pair()
     assert all(tensor.is_shared() for state in opt.state.values() for tensor in state.values())
