@@ -110,6 +110,15 @@ class Copy:
             return np.array([float(row[column]) for row in csv.DictReader(file)])
 
 
+def wait_for(process, text):
+    """Read the lines of a run until one has this text; return them."""
+    lines = []
+    while not lines or text not in lines[-1]:
+        lines.append(process.stdout.readline())
+        assert lines[-1], process.stderr.read()
+    return "".join(lines)
+
+
 @pytest.fixture
 def copy(tmp_path):
     return Copy(tmp_path)

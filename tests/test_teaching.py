@@ -5,10 +5,9 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
-import torch
 
 import discrete_A3C
-from conftest import ROOT, CountingEnv
+from conftest import CountingEnv, wait_for
 from examples import a2c, one_update
 from shared_adam import SharedAdam
 from utils import push_and_pull, seed_all
@@ -27,36 +26,24 @@ def push(net, *steps):
     return lnet, gnet, push_and_pull(opt, lnet, gnet, *steps, max_grad_norm=1e9)
 
 
-@pytest.mark.parametrize("folder", [None, "examples/weights/CartPole-v0"])
-def test_the_printed_update_is_that_of_push_and_pull(folder, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(one_update, "WEIGHTS", folder)
+def test_the_printed_update_is_that_of_push_and_pull(capsys):
     one_update.main()
     paper, steps, terms, after = capsys.readouterr().out.split("\n\n")
     assert "\nR_1 = r_1 + gamma R_2 = 0 + 0.5 * 4 = 2    A_1 = R_1 - V(s_1) = 2 - 3 = -1\n" in paper
-    lines = zip(steps.splitlines()[2:7], after.replace("->", "").splitlines()[1:6])
-    cells = np.array([line.split() + moves.split() for line, moves in lines])
-    ba = [("left", "right").index(name) for name in cells[:, 4]]
+    before = [line.split() for line in steps.splitlines()[2:7]]
+    moves = [line.replace("->", "").split() for line in after.splitlines()[1:6]]
+    printed = [[float(x) for x in (*row[7:9], *move[3:5])] for row, move in zip(before, moves)]
+    ba = [("left", "right").index(row[4]) for row in before]
     seed_all(one_update.SEED)
     net, env = Net(4, 2), discrete_A3C.make_env()
-    if folder is not None:
-        net.load_state_dict(torch.load(f"{folder}/weights.pt"))
     *bs, s_ = [env.reset(seed=one_update.SEED)[0], *(env.step(a)[0] for a in ba)]
     lnet, gnet, log = push(net, False, s_, bs, ba, [1.0] * 5, discrete_A3C.GAMMA)
-    (pi, V), (new_pi, new_V) = one_update.look(net, bs), one_update.look(gnet, bs)
-    R, p, new_p = lnet.v_t, pi[range(5), ba], new_pi[range(5), ba]
-    A = R - V
-    first = [range(5), np.array(bs)[:, 2], *pi.T, np.ones(5), V, R, A, p.log()]
-    second = [range(5), A, p, new_p, V, new_V]
-    printed = np.delete(cells, [4, 11], axis=1).astype(float)  # without left and right
-    assert printed == pytest.approx(np.stack([*first, *second], axis=1), abs=6e-4)
+    (pi, V), (new_pi, _) = one_update.look(net, bs), one_update.look(gnet, bs)
+    A, p, new_p = lnet.v_t - V, pi[range(5), ba], new_pi[range(5), ba]
+    assert np.array(printed) == pytest.approx(np.stack([lnet.v_t, A, p, new_p], 1), abs=6e-4)
     printed = [float(line.split()[-1]) for line in terms.splitlines()]
     sums = [sum(A**2).item(), -sum(A * p.log()).item(), -0.05 * log["entropy"], lnet.loss.item()]
     assert printed == pytest.approx([*sums, log["gradient norm"]], abs=6e-4)
-    last = one_update.look(net, [s_])[1].item()
-    assert f" = 1 + {discrete_A3C.GAMMA} * {last:.3f} = {R[4]:.3f}" in steps
-    told = [f"Step {i}: A is {A[i]:+.3f}, and yet" in after for i in range(5)]
-    assert told == (A * (new_p - p) < 0).tolist() and any(told)
 
 
 def test_each_environment_of_a2c_has_the_returns_of_push_and_pull(monkeypatch):
@@ -86,10 +73,7 @@ def test_a2c_ends_and_saves_as_the_scripts_do(copy, sent, code):
     max_ep = 12 if sent is None else 10**6
     copy.set("examples/a2c.py", N_ENVS=3, MAX_EP=max_ep, ENTROPY_BETA=0.5)
     process = copy.start("-m", "examples.a2c")
-    printed = []
-    while "w00 Ep: 1 | Ep_r: " not in "".join(printed):
-        printed.append(process.stdout.readline())
-        assert printed[-1] != ""  # it has ended
+    printed = wait_for(process, "w00 Ep: 1 | Ep_r: ")
     assert "3 0.5\n" in printed  # environments start in different states
     if sent is not None:
         process.send_signal(sent)
