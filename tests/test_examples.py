@@ -16,8 +16,6 @@ from torch.distributions import Categorical
 import discrete_A3C
 import utils
 from examples import catch, catch_pixels, memory
-from shared_adam import SharedAdam
-from utils import push_and_pull, seed_all
 
 
 def make(name, **options):
@@ -146,23 +144,8 @@ def test_the_loss_of_memory_unrolls_from_the_start_of_its_steps():
 
 
 def test_evaluate_forgets_before_each_episode(monkeypatch):
-    net, remembers, env = make_net()[0], [], CountingEnv()
-
-    def choose_action(s, greedy):
-        remembers.append(net.state[0].any().item())
-        return memory.Net.choose_action(net, s, greedy)
-
-    monkeypatch.setattr(net, "choose_action", choose_action)
+    net, env, forgotten = make_net()[0], CountingEnv(), []
+    monkeypatch.setattr(net, "forget", lambda: forgotten.append(len(env.seeds)))
     assert memory.evaluate(net, env, 5, episodes=2, max_steps=3).tolist() == [3.0, 3.0]
-    assert env.seeds == [5, 6] and remembers == [False, True, True] * 2
+    assert env.seeds == [5, 6] and forgotten == [0, 1]
     assert inspect.signature(memory.evaluate) == inspect.signature(utils.evaluate)
-
-
-def test_pixels_move_all_weights():
-    seed_all(0)
-    gnet, lnet = (catch_pixels.Net(catch_pixels.N_S, catch_pixels.N_A) for _ in range(2))
-    before = [p.clone() for p in gnet.parameters()]
-    s = list(np.random.default_rng(0).random((3, 1, 80, 80), np.float32))
-    opt = SharedAdam(gnet.parameters())
-    push_and_pull(opt, lnet, gnet, False, s[0], s, [0, 1, 2], [0.0, 1.0, 0.0], 0.9)
-    assert all(not torch.equal(p, q) for p, q in zip(before, gnet.parameters()))
