@@ -264,3 +264,13 @@ def test_continuous_actions_change_neither_worker_nor_main():
     texts = [(ROOT / f"{name}_A3C.py").read_text("utf-8") for name in ("discrete", "continuous")]
     workers = [text[text.index("class Worker") :] for text in texts]
     assert workers[0] == workers[1]
+
+
+@pytest.mark.slow
+def test_cartpole_is_learned(copy):
+    quick = {"UPDATE_GLOBAL_ITER": 20, "GAMMA": 0.99, "LR": 2e-3, "REWARD_SCALE": 10.0}
+    copy.set("discrete_A3C.py", **quick, MAX_EP=1000, N_WORKERS=2)
+    status, stdout, stderr = copy.run("discrete_A3C.py")
+    assert status == 0, stderr
+    before, after = map(float, re.findall(r"policy returns (\S+)", stdout))
+    assert before < 50 and after > 100
