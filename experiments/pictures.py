@@ -37,9 +37,10 @@ def measure(name, seed):
         shutil.copy(run.folder / "curves.png", DATA.with_name(f"{name}.png"))
         shutil.copy(run.folder / "weights.pt", WEIGHTS / name)
         constants = json.loads((run.folder / "constants.json").read_text(encoding="utf-8"))
+    del constants["EXIT_CODE"]
     constants["PROGRAM"] = ROWS[name].script  # for examples/watch.py
     path = WEIGHTS / name / "constants.json"
-    path.write_text(json.dumps(constants, indent=2), encoding="utf-8")
+    path.write_text(json.dumps(constants, indent=2) + "\n", encoding="utf-8")
     episodes = [number for number, line in enumerate(run.lines) if " Ep: " in line]
     shown = [*run.lines[: episodes[1] + 1], *run.lines[episodes[-1] :]]
     return {"lines": [line.replace(f"{run.folder.parent}", ".../results") for line in shown]}
