@@ -58,7 +58,7 @@ def push_and_pull(opt, lnet, gnet, done, s_, bs, ba, br, gamma, *, max_grad_norm
     the "gradient norm" before clipping. Raises ValueError if V(s) is not (n, 1), and
     FloatingPointError if the loss is not finite; neither changes gnet.
     """
-    with torch.no_grad():  # if done, to check the shape only
+    with torch.no_grad():  # if done, only its shape is looked at
         value = lnet(v_wrap(bs[-1] if done else s_)[None])[-1]
     if value.shape != (1, 1):
         shape = tuple(value.shape)
