@@ -58,7 +58,7 @@ MISTAKES = {
     # Fewer episodes: an update at every step takes time.
     "buffers are not emptied, 1000 episodes": Row(FIVE, {"MAX_EP": 1000}, "mistakes/buffers.patch"),
     "Adam's `step` is private": Row(FIVE, patch="mistakes/step.patch"),
-    "quick, a time limit counts as terminal": Row(FIVE, QUICK, "mistakes/limit.patch"),
+    "quick, a time limit counts as terminal": Row(TEN, QUICK, "mistakes/limit.patch"),
     "quick, n = 5, 300 episodes": Row(TEN, BRIEF),  # without a mistake
 }
 PATCHES = {
