@@ -1,23 +1,26 @@
 """What is the first A of A3C for? Run: python -m experiments.first_a
 
-A3C with 1, 2 and 8 workers and A2C with 2 and 8 environments learn CartPole. Prints a table, and
-draws first_a.png. A step of CartPole pays 1, so the sum of returns counts the steps; the clock
-starts as the first episode ends. Results are kept in first_a.json.
+A3C, A2C and Stable-Baselines3 learn CartPole, in turn, until it is solved. Prints a table, and
+draws A3C and A2C: first_a.png. A step of CartPole pays 1, so the sum of returns counts the steps;
+the clock starts as the first episode ends. Results are kept in first_a.json. Needs
+pip install scipy stable_baselines3.
 """
 
 import sys
+import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 
 from examples.train import train
 from experiments import lab
 from experiments.lab import Row
+from experiments.learning import LARGE_LR, QUICK
 
 DATA = Path(__file__).with_suffix(".json")
-SEEDS = range(10)
-QUICK = {"UPDATE_GLOBAL_ITER": 20, "GAMMA": 0.99, "MAX_EP": 1000, "LR": 2e-3, "REWARD_SCALE": 10.0}
+SEEDS, FEW = range(10), range(5)
 A2C = "examples/a2c.py"
 ROWS = {
     "A3C, 1 worker": Row(SEEDS, {**QUICK, "N_WORKERS": 1}),
@@ -27,22 +30,57 @@ ROWS = {
     "A2C, 2 environments": Row(SEEDS, {**QUICK, "N_ENVS": 2, "LR": 3e-3}, script=A2C),
     "A2C, 8 environments": Row(SEEDS, {**QUICK, "N_ENVS": 8, "LR": 8e-3}, script=A2C),
 }
+OTHERS = {
+    "A3C, 2 workers, n = 10, 0.99, 1e-3": Row(FEW, {**LARGE_LR, "N_WORKERS": 2}),
+    "Stable-Baselines3 A2C, 8 environments": Row(FEW, script=None),
+    "Stable-Baselines3 PPO, 8 environments": Row(FEW, script=None),
+}
 
 
 def measure(name, seed):
     """Return when a run solves CartPole, its speed, and points [steps, seconds, mean return]."""
-    with lab.copy() as folder:
-        run = train(ROWS[name].script, {**ROWS[name].constants, "SEED": seed}, folder)
-        if run.code != 0:
-            sys.exit(run.errors or run.code)
-        returns = lab.returns_of(run)
-    steps, seconds = np.cumsum(returns), np.array(run.times) - run.times[0]
+    row = {**ROWS, **OTHERS}[name]
+    if row.script is None:
+        returns, times = learn_with_peer(name.split()[1].strip(","), seed)
+    else:
+        with lab.copy() as folder:
+            run = train(row.script, {**row.constants, "SEED": seed}, folder)
+            if run.code != 0:
+                sys.exit(run.errors or run.code)
+            returns, times = lab.returns_of(run), run.times
+    steps, seconds = np.cumsum(returns), np.array(times) - times[0]
     means = [returns[max(0, i - 99) : i + 1].mean() for i in range(len(returns))]
     points = np.column_stack([steps, seconds, means]).round(2).tolist()
     reached = [i for i in range(99, len(means)) if means[i] >= 195]
     solved = [reached[0] + 1, *points[reached[0]][:2]] if reached else None
     speed = round((steps[-1] - steps[0]) / seconds[-1])
     return {"solved": solved, "steps/s": speed, "curve": points[9::10]}
+
+
+def learn_with_peer(algorithm, seed):
+    """Return the returns (n,) of Stable-Baselines3 until CartPole is solved, and their times.
+
+    It has its default constants, but 8 environments.
+    """
+    import stable_baselines3
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.env_util import make_vec_env
+
+    returns, times = [], []
+
+    class Until(BaseCallback):
+        def _on_step(self):
+            for info in self.locals["infos"]:
+                if "episode" in info:
+                    returns.append(info["episode"]["r"])
+                    times.append(time.perf_counter())
+            return len(returns) < 100 or sum(returns[-100:]) < 100 * 195
+
+    torch.set_num_threads(1)
+    envs = make_vec_env("CartPole-v0", n_envs=8, seed=seed)
+    model = getattr(stable_baselines3, algorithm)("MlpPolicy", envs, device="cpu", seed=seed)
+    model.learn(1_000_000, callback=Until())
+    return np.array(returns), times
 
 
 def spread(values, digits=0):
@@ -72,7 +110,8 @@ def draw(data):
 
 
 def main():
-    data = lab.results(lab.fill(DATA, ROWS, measure, sys.argv[1:]), ROWS)
+    rows = {**ROWS, **OTHERS}
+    data = lab.results(lab.fill(DATA, rows, measure, sys.argv[1:]), rows)
     lines = []
     for name, runs in data.items():
         count = f"{sum(run['solved'] is not None for run in runs)} of {len(runs)}"
@@ -80,7 +119,7 @@ def main():
         when = [spread(episodes), spread(steps), spread(seconds, 1)]
         lines.append([name, count, *when, spread([run["steps/s"] for run in runs])])
     print(lab.table(["", "solved", "episode", "steps", "seconds", "env steps/s"], lines))
-    draw(data)
+    draw({name: data[name] for name in ROWS})
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Each row below is trained with its seeds, in a copy of the collection with other
 patch, as you would change it. Results are kept in learning.json; only what is missing is measured.
 Prints tables, and draws forest.png, knobs.png, mistakes.png and pendulum.png. Some rows only:
 python -m experiments.learning quick. Without measuring: python -m experiments.learning tables
-Needs pip install scipy; for the last rows also pip install "gymnasium[box2d]".
+Needs pip install scipy; for the last rows also pip install "gymnasium[box2d,mujoco]" ray.
 """
 
 import json
@@ -90,6 +90,7 @@ OTHERS = {
     "catch_pixels": Row(FIVE, script="examples/catch_pixels.py"),
     "memory": Row(TEN, script="examples/memory.py"),
     "memory, emptied at each step": Row(FIVE, {}, EMPTIED, "examples/memory.py"),
+    "cluster, CartPole-v0": Row(FIVE, script="examples/cluster.py"),
 }
 for name, constants in {
     "CartPole-v1, quick": QUICK,
@@ -97,6 +98,21 @@ for name, constants in {
     "LunarLander-v3, quick, `REWARD_SCALE = 100.0`": {**QUICK, "REWARD_SCALE": 100.0},
 }.items():
     OTHERS[name] = Row(range(2), {"ENV_NAME": name.partition(",")[0], **constants}, GYMNASIUM)
+LANDER = {"GAMMA": 0.99, "MAX_EP": 3000, "REWARD_SCALE": 100.0, "ENTROPY_BETA": 0.0}
+INVERTED = {"GAMMA": 0.99, "MAX_EP": 1500, "LR": 1e-3, "REWARD_SCALE": 10.0}
+HOPPER = {"GAMMA": 0.99, "MAX_EP": 3000, "REWARD_SCALE": 10.0, "ENTROPY_BETA": 0.0}
+CHEETAH = {"GAMMA": 0.99, "MAX_EP": 800, "REWARD_SCALE": 1.0, "ENTROPY_BETA": 0.0}
+for name, constants, patch in (
+    ("LunarLanderContinuous-v3", LANDER, GYMNASIUM),
+    ("LunarLanderContinuous-v3, with the bonus", {**LANDER, "ENTROPY_BETA": 0.01}, GYMNASIUM),
+    ("InvertedPendulum-v5", INVERTED, GYMNASIUM),
+    ("InvertedPendulum-v5, without the bonus", {**INVERTED, "ENTROPY_BETA": 0.0}, GYMNASIUM),
+    ("Hopper-v5", HOPPER, GYMNASIUM),
+    ("HalfCheetah-v5", CHEETAH, GYMNASIUM),
+    ("HalfCheetah-v5, one sigma, no tanh", CHEETAH, "variants/one_sigma.patch"),
+):
+    constants = {"ENV_NAME": name.partition(",")[0], **constants}
+    OTHERS[name] = Row(range(3), constants, patch, SCRIPT)
 ROWS = {**CARTPOLE, **MISTAKES, **PENDULUM, **OTHERS}
 
 

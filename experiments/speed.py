@@ -1,11 +1,9 @@
-"""Measure speed, and the time to solve CartPole. Run: python -m experiments.speed
+"""Measure the steps/s of the scripts, stock parts and the cluster. Run: python -m experiments.speed
 
-Compares the steps/s of the scripts, stock parts and the cluster, and the time in which A3C and
-Stable-Baselines3 solve CartPole. All take turns, round after round: what else the machine does hits
-all alike. To compare lines of your own, make them a patch in variants/ and a row below. Results are
-kept in speed.json: remove it to measure all of them again. Prints the tables of
-experiments/README.md. Some rows only: python -m experiments.speed quick. Without measuring:
-python -m experiments.speed tables. Needs pip install scipy ray stable_baselines3.
+All take turns, round after round: what else the machine does hits all alike. To compare lines of
+your own, make them a patch in variants/ and a row below. Results are kept in speed.json: remove it
+to measure all of them again. Some rows only: python -m experiments.speed "CartPole, 1 worker".
+Without measuring: python -m experiments.speed tables. Needs pip install scipy ray.
 """
 
 import sys
@@ -13,14 +11,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from experiments import lab, learning, stats
+from experiments import lab, stats
 from experiments.lab import Row
 
 DATA = Path(__file__).with_name("speed.json")
 ROUNDS = range(10)
-SEEDS = range(5)  # of the runs until CartPole is solved
 # Episodes of a run, some seconds each. Nothing is learned, so that all of CartPole's are short.
 SCRIPTS = {
     "CartPole": ("discrete_A3C.py", {"LR": 1e-9, "MAX_EP": 600}),
@@ -40,27 +36,39 @@ ROWS["CartPole again, 1 worker"] = Row(ROUNDS, short)
 # More episodes, as its workers begin seconds apart.
 short = {"LR": 1e-9, "MAX_EP": 2000, "N_WORKERS": 2}
 ROWS["Cluster, `N_WORKERS = 2`"] = Row(range(5), short, script="examples/cluster.py")
-# Who solves CartPole first.
-PEERS = {
-    "Stable-Baselines3 A2C, 8 environments": "A2C",
-    "Stable-Baselines3 PPO, 8 environments": "PPO",
-}
-SOLVING = {
-    "quick": Row(SEEDS, learning.QUICK),
-    "n = 10, 0.99, 1e-3": Row(SEEDS, learning.LARGE_LR),
-    **{name: Row(SEEDS, script=None) for name in PEERS},
-}
-MAX_STEPS, N_ENVS = 1_000_000, 8  # of Stable-Baselines3
+# The cluster's server, with so many workers that do nothing but send gradients.
+SENDERS = {f"Server, senders: {n}": Row(range(5), {"N_WORKERS": n}, script=None) for n in (1, 2, 4)}
 
 
 def measure(name, number):
-    """Return the steps/s of a row of ROWS, or when one of SOLVING has solved CartPole."""
-    if name in PEERS:
-        return learn(PEERS[name], number)
-    with {**ROWS, **SOLVING}[name].run(number) as run:
-        if name in ROWS:
-            return {"steps/s": steps_per_second(run)}
-        return solved_at(lab.returns_of(run), run.times)
+    if name in SENDERS:
+        return {"updates/s": updates_per_second(SENDERS[name].constants["N_WORKERS"])}
+    with ROWS[name].run(number) as run:
+        return {"steps/s": steps_per_second(run)}
+
+
+def updates_per_second(n_workers, seconds=10):
+    import ray
+
+    from examples import cluster
+
+    @ray.remote
+    def send(server, gradients, end):
+        updates = 0
+        while time.time() < end:
+            ray.get(server.update.remote(gradients))
+            updates += 1
+        return updates
+
+    weights = cluster.get_weights(cluster.Net(cluster.N_S, cluster.N_A))
+    ray.init("local", num_cpus=n_workers, log_to_driver=False, logging_level="ERROR")
+    server = ray.remote(cluster.Server).options(num_cpus=0).remote(weights)
+    # The first calls start the processes.
+    ray.get([send.remote(server, weights, time.time() + 5) for _ in range(n_workers)])
+    end = time.time() + seconds
+    updates = ray.get([send.remote(server, weights, end) for _ in range(n_workers)])
+    ray.shutdown()
+    return round(sum(updates) / seconds)
 
 
 def steps_per_second(run):
@@ -73,39 +81,8 @@ def steps_per_second(run):
     return round(steps / (run.times[-1] - run.times[0]))
 
 
-def solved_at(returns, times):
-    """Return the episode at which CartPole is solved, and the seconds since the first one."""
-    solved = learning.solving_episode(returns, learning.LEVELS["CartPole-v0"])
-    seconds = None if solved is None else round(times[solved - 1] - times[0], 1)
-    return {"solved": solved, "seconds": seconds}
-
-
-def learn(algorithm, seed):
-    """Let Stable-Baselines3's A2C or PPO solve CartPole-v0: its defaults, but 8 environments."""
-    import stable_baselines3
-    from stable_baselines3.common.callbacks import BaseCallback
-    from stable_baselines3.common.env_util import make_vec_env
-
-    returns, times = [], []
-
-    class Until(BaseCallback):
-        def _on_step(self):
-            for info in self.locals["infos"]:
-                if "episode" in info:
-                    returns.append(info["episode"]["r"])
-                    times.append(time.perf_counter())
-            return len(returns) < 100 or sum(returns[-100:]) < 100 * 195
-
-    torch.set_num_threads(1)
-    envs = make_vec_env("CartPole-v0", n_envs=N_ENVS, seed=seed)
-    model = getattr(stable_baselines3, algorithm)("MlpPolicy", envs, device="cpu", seed=seed)
-    model.learn(MAX_STEPS, callback=Until())
-    told = {"version": stable_baselines3.__version__, "n_envs": N_ENVS, "MAX_STEPS": MAX_STEPS}
-    return {**solved_at(returns, times), **told}
-
-
 def tables(data):
-    """Return the tables of steps/s and of the time to solve CartPole."""
+    """Return the tables in Markdown: a line a row."""
     results = lab.results(data, ROWS)
     rates, above, before = [], "", []
     for name, runs in results.items():
@@ -116,22 +93,14 @@ def tables(data):
         rates.append([name, str(len(runs)), stats.spread(rate), ratio])
         above, before = name, rate
     heads = ["contestant", "rounds", "env steps/s", "times the row above"]
-    parts = [lab.table(heads, rates)]
-    times = []
-    for name, runs in lab.results(data, SOLVING).items():
-        solved = sum(run["solved"] is not None for run in runs)
-        cells = [f"{solved} of {len(runs)}"]
-        for key, digits in (("solved", 0), ("seconds", 1)):
-            # Who did not solve it counts as later than all others.
-            values = [run[key] or np.inf for run in runs]
-            cells.append(stats.spread(values, digits, (0, 100)))
-        times.append([name, *cells])
-    heads = ["contestant", "solved", "by episode", "by second"]
-    return "\n\n".join([*parts, lab.table(heads, times)])
+    sent = []
+    for name, runs in lab.results(data, SENDERS).items():
+        sent.append([name, stats.spread([run["updates/s"] for run in runs])])
+    return "\n\n".join([lab.table(heads, rates), lab.table(["contestant", "updates/s"], sent)])
 
 
 def main():
-    print(tables(lab.fill(DATA, {**ROWS, **SOLVING}, measure, sys.argv[1:])))
+    print(tables(lab.fill(DATA, {**ROWS, **SENDERS}, measure, sys.argv[1:])))
 
 
 if __name__ == "__main__":
