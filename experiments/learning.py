@@ -8,6 +8,7 @@ Needs pip install scipy; for the last rows also pip install "gymnasium[box2d,muj
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -130,6 +131,8 @@ def measure(name, seed):
         returns = lab.returns_of(run)[: constants["MAX_EP"]]  # without what others had under way
         seen = {key: lab.column_of(run, key) for key in ("entropy", "value error")}
         weights = torch.load(run.folder / "weights.pt")
+        if name == "LunarLanderContinuous-v3" and seed == 0:  # for pictures.py
+            shutil.copytree(run.folder, lab.ROOT / "results" / "experiment-lander")
     env_name = constants["ENV_NAME"]
     solved = solving_episode(returns, LEVELS[env_name]) if env_name in LEVELS else None
     blocks = returns[: len(returns) // lab.BLOCK * lab.BLOCK].reshape(-1, lab.BLOCK)
