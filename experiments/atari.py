@@ -33,7 +33,7 @@ BREAKOUT = {
     "OWN_INIT": True,
     "NO_OPS": 30,
 }
-ROWS = {
+LEARNED = {
     "Pong": Row(range(3), script=SCRIPT),
     "Pong, `OWN_INIT = True`": Row(range(1), {"OWN_INIT": True}, script=SCRIPT),
     "Breakout": Row(range(3), BREAKOUT, script=SCRIPT),
@@ -44,11 +44,12 @@ SPEED = {
     "atari.py, 2 workers": Row(range(5), {"SAVE_MINUTES": 1}, script=SCRIPT),
     "Stable-Baselines3 A2C, 8 environments": Row(range(5), script=None),
 }
+ROWS = {**LEARNED, **SPEED}
 
 
 def measure(name, seed):
     """Return the steps/s of a row of SPEED; of others the games, and the millions of steps."""
-    row = {**ROWS, **SPEED}[name]
+    row = ROWS[name]
     minutes = 1.5 if name in SPEED else MINUTES
     if row.script is None:
         games, rate = learn_with_peer(seed, minutes)
@@ -114,7 +115,7 @@ def learn_with_peer(seed, minutes):
 def tables(data):
     """Return the table in Markdown: a line a run."""
     lines = []
-    for name, runs in lab.results(data, ROWS).items():
+    for name, runs in lab.results(data, LEARNED).items():
         for run in runs:
             seconds, returns = np.array(run["games"]).T
             seconds = seconds[GAMES - 1 :]
@@ -134,7 +135,7 @@ def tables(data):
 
 
 def main():
-    data = lab.fill(DATA, {**ROWS, **SPEED}, measure, sys.argv[1:])
+    data = lab.fill(DATA, ROWS, measure, sys.argv[1:])
     print(tables(data))
 
 

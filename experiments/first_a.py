@@ -22,7 +22,7 @@ from experiments.learning import LARGE_LR, QUICK
 DATA = Path(__file__).with_suffix(".json")
 SEEDS, FEW = range(10), range(5)
 A2C = "examples/a2c.py"
-ROWS = {
+ASYNCHRONY = {
     "A3C, 1 worker": Row(SEEDS, {**QUICK, "N_WORKERS": 1}),
     "A3C, 2 workers": Row(SEEDS, {**QUICK, "N_WORKERS": 2}),
     "A3C, 8 workers": Row(SEEDS, {**QUICK, "N_WORKERS": 8}),
@@ -30,16 +30,17 @@ ROWS = {
     "A2C, 2 environments": Row(SEEDS, {**QUICK, "N_ENVS": 2, "LR": 3e-3}, script=A2C),
     "A2C, 8 environments": Row(SEEDS, {**QUICK, "N_ENVS": 8, "LR": 8e-3}, script=A2C),
 }
-OTHERS = {
+PEERS = {
     "A3C, 2 workers, n = 10, 0.99, 1e-3": Row(FEW, {**LARGE_LR, "N_WORKERS": 2}),
     "Stable-Baselines3 A2C, 8 environments": Row(FEW, script=None),
     "Stable-Baselines3 PPO, 8 environments": Row(FEW, script=None),
 }
+ROWS = {**ASYNCHRONY, **PEERS}
 
 
 def measure(name, seed):
     """Return when a run solves CartPole, its speed, and points [steps, seconds, mean return]."""
-    row = {**ROWS, **OTHERS}[name]
+    row = ROWS[name]
     if row.script is None:
         returns, times = learn_with_peer(name.split()[1].strip(","), seed)
     else:
@@ -109,17 +110,21 @@ def draw(data):
     fig.savefig(DATA.with_suffix(".png"), dpi=80)
 
 
-def main():
-    rows = {**ROWS, **OTHERS}
-    data = lab.results(lab.fill(DATA, rows, measure, sys.argv[1:]), rows)
+def tables(data):
+    """Return the table in Markdown: a line a row."""
     lines = []
-    for name, runs in data.items():
+    for name, runs in lab.results(data, ROWS).items():
         count = f"{sum(run['solved'] is not None for run in runs)} of {len(runs)}"
         episodes, steps, seconds = zip(*(run["solved"] or [np.inf] * 3 for run in runs))
         when = [spread(episodes), spread(steps), spread(seconds, 1)]
         lines.append([name, count, *when, spread([run["steps/s"] for run in runs])])
-    print(lab.table(["", "solved", "episode", "steps", "seconds", "env steps/s"], lines))
-    draw({name: data[name] for name in ROWS})
+    return lab.table(["contestant", "solved", "episode", "steps", "seconds", "env steps/s"], lines)
+
+
+def main():
+    data = lab.fill(DATA, ROWS, measure, sys.argv[1:])
+    print(tables(data))
+    draw(lab.results(data, ASYNCHRONY))
 
 
 if __name__ == "__main__":

@@ -218,6 +218,7 @@ SWUNG = {
 }
 TRIED = {
     "seconds": spread("seconds"),
+    "first 25 returns": spread(lambda run: run["curve"][0], 1, (0, 100)),
     "last 100 returns": spread("last 100", 1, (0, 100)),
     "greedy": spread("greedy", 1, (0, 100)),
 }

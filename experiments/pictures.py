@@ -2,9 +2,9 @@
 
 The learning curves become CartPole-v0.png and Pendulum-v1.png; the first lines of each run and
 those from its last episode on are kept in pictures.json and printed. Weights and constants are
-copied to examples/weights/, and examples/watch.py draws the animations. Pong's needs
-results/experiment-Pong, which experiments/atari.py leaves when it measures Pong's first run. To
-train again, remove pictures.json.
+copied to examples/weights/, and examples/watch.py draws the animations. Pong's and the
+lander's need results/experiment-Pong and results/experiment-lander, which experiments/atari.py and
+experiments/learning.py leave when they measure the first run. To train again, remove pictures.json.
 """
 
 import json
@@ -72,6 +72,7 @@ def main():
     animate("CartPole-v0", WEIGHTS / "CartPole-v0")
     animate("Pendulum-v1", WEIGHTS / "Pendulum-v1", seed=0)
     animate("pong", RESULTS / "experiment-Pong")
+    animate("lander", RESULTS / "experiment-lander")
 
 
 if __name__ == "__main__":

@@ -23,21 +23,22 @@ SCRIPTS = {
     "Pendulum": ("continuous_A3C.py", {"LR": 1e-9, "MAX_EP": 100}),
 }
 STOCK = "variants/stock_parts.patch"
-ROWS = {}
+RATES = {}
 for env, (script, short) in SCRIPTS.items():
     one = {**short, "N_WORKERS": 1}
-    ROWS[f"{env}, 1 worker of stock parts"] = Row(ROUNDS, one, STOCK, script)
-    ROWS[f"{env}, 1 worker"] = Row(ROUNDS, one, script=script)
-    ROWS[f"{env}, 2 workers"] = Row(ROUNDS, short, script=script)
+    RATES[f"{env}, 1 worker of stock parts"] = Row(ROUNDS, one, STOCK, script)
+    RATES[f"{env}, 1 worker"] = Row(ROUNDS, one, script=script)
+    RATES[f"{env}, 2 workers"] = Row(ROUNDS, short, script=script)
 # What the numbers of episodes.csv cost: n is 5 here, so updates are frequent.
 short = {**SCRIPTS["CartPole"][1], "N_WORKERS": 1}
-ROWS["CartPole again, 1 worker without the log"] = Row(ROUNDS, short, "variants/no_log.patch")
-ROWS["CartPole again, 1 worker"] = Row(ROUNDS, short)
+RATES["CartPole again, 1 worker without the log"] = Row(ROUNDS, short, "variants/no_log.patch")
+RATES["CartPole again, 1 worker"] = Row(ROUNDS, short)
 # More episodes, as its workers begin seconds apart.
 short = {"LR": 1e-9, "MAX_EP": 2000, "N_WORKERS": 2}
-ROWS["Cluster, `N_WORKERS = 2`"] = Row(range(5), short, script="examples/cluster.py")
+RATES["Cluster, `N_WORKERS = 2`"] = Row(range(5), short, script="examples/cluster.py")
 # The cluster's server, with so many workers that do nothing but send gradients.
 SENDERS = {f"Server, senders: {n}": Row(range(5), {"N_WORKERS": n}, script=None) for n in (1, 2, 4)}
+ROWS = {**RATES, **SENDERS}
 
 
 def measure(name, number):
@@ -83,7 +84,7 @@ def steps_per_second(run):
 
 def tables(data):
     """Return the tables in Markdown: a line a row."""
-    results = lab.results(data, ROWS)
+    results = lab.results(data, RATES)
     rates, above, before = [], "", []
     for name, runs in results.items():
         rate = [run["steps/s"] for run in runs]
@@ -100,7 +101,7 @@ def tables(data):
 
 
 def main():
-    print(tables(lab.fill(DATA, {**ROWS, **SENDERS}, measure, sys.argv[1:])))
+    print(tables(lab.fill(DATA, ROWS, measure, sys.argv[1:])))
 
 
 if __name__ == "__main__":

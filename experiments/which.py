@@ -1,7 +1,8 @@
 """Draw which.png: curves of the right code and of five mistakes. Run: python -m experiments.which
 
 mistakes/README.md asks which is which, and tells. Each run has quick's constants, seed 0 and one
-worker, so that it repeats itself. Takes about ten minutes; applying the patches needs git.
+worker, so that it repeats itself. Takes about ten minutes; needs git, and
+pip install scipy.
 """
 
 import random
@@ -12,8 +13,8 @@ import numpy as np
 
 from examples.train import train
 from experiments import lab
+from experiments.learning import QUICK
 
-QUICK = {"UPDATE_GLOBAL_ITER": 20, "GAMMA": 0.99, "MAX_EP": 1000, "LR": 2e-3, "REWARD_SCALE": 10.0}
 MISTAKES = ["not_detached", "broadcast", "punished_entropy", "gradients", "limit"]
 PANELS = {"return": 1, "entropy": 3, "value error": 4}  # columns of episodes.csv
 WINDOW = 20  # episodes in a point of the dark curves
