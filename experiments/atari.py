@@ -50,7 +50,7 @@ ROWS = {**LEARNED, **SPEED}
 def measure(name, seed):
     """Return the steps/s of a row of SPEED; of others the games, and the millions of steps."""
     row = ROWS[name]
-    minutes = 1.5 if name in SPEED else MINUTES
+    minutes = 1.2 if name in SPEED else MINUTES
     if row.script is None:
         games, rate = learn_with_peer(seed, minutes)
     else:
