@@ -57,9 +57,9 @@ def untrained():
     return folder
 
 
-def animate(name, weights, seed=1, steps=200):
+def animate(name, weights, seed=1, steps=200, every=2):
     watch.WEIGHTS, watch.SEED = weights, seed
-    watch.STEPS, watch.SHOW = steps, "gif"
+    watch.STEPS, watch.EVERY, watch.SHOW = steps, every, "gif"
     watch.main()
     shutil.move(RESULTS / f"{weights.name}.gif", DATA.with_name(f"{name}.gif"))
 
@@ -72,7 +72,7 @@ def main():
     animate("CartPole-v0", WEIGHTS / "CartPole-v0")
     animate("Pendulum-v1", WEIGHTS / "Pendulum-v1", seed=0)
     animate("pong", RESULTS / "experiment-Pong")
-    animate("lander", RESULTS / "experiment-lander")
+    animate("lander", RESULTS / "experiment-lander", steps=250, every=5)
 
 
 if __name__ == "__main__":
