@@ -109,7 +109,7 @@ def fill(path, rows, measure, names):
     rows are {row: Row}; measure(row, seed), of the name of a row, returns a result. names are the
     rows to measure; none: all of them; ["tables"]: nothing is measured.
     """
-    data, batch, missing = load(path), time.strftime("%Y-%m-%d %H:%M"), []
+    data, missing = load(path), []
     if names == ["tables"]:
         return data
     wanted = {name: rows[name] for name in names or rows}
@@ -118,11 +118,12 @@ def fill(path, rows, measure, names):
         for name, row in wanted.items():
             if seed in row.seeds and str(seed) not in data.get(name, {}):
                 missing.append((name, seed))
+    batch = time.strftime("%Y-%m-%d %H:%M")
+    origin = {"commit": commit(), "batch": batch, "machine": machine()}
     for number, (name, seed) in enumerate(missing, 1):
         row = rows[name]
-        origin = {"constants": row.constants, "patch": row.patch, "commit": commit()}
-        origin.update(batch=batch, machine=machine())
-        result = {**origin, **measure(name, seed)}
+        told = {"constants": row.constants, "patch": row.patch}
+        result = {**told, **origin, **measure(name, seed)}
         data.setdefault(name, {})[str(seed)] = result
         part = path.with_name(f"{path.name}.part")  # whole or not at all: you may stop it
         part.write_text(json.dumps(data, separators=(",", ":")) + "\n", encoding="utf-8")
