@@ -99,6 +99,7 @@ for name, constants in {
     "LunarLander-v3, quick, `REWARD_SCALE = 100.0`": {**QUICK, "REWARD_SCALE": 100.0},
 }.items():
     OTHERS[name] = Row(range(2), {"ENV_NAME": name.partition(",")[0], **constants}, GYMNASIUM)
+ONE_SIGMA = "variants/one_sigma.patch"
 LANDER = {"GAMMA": 0.99, "MAX_EP": 3000, "REWARD_SCALE": 100.0, "ENTROPY_BETA": 0.0}
 INVERTED = {"GAMMA": 0.99, "MAX_EP": 1500, "LR": 1e-3, "REWARD_SCALE": 10.0}
 HOPPER = {"GAMMA": 0.99, "MAX_EP": 3000, "REWARD_SCALE": 10.0, "ENTROPY_BETA": 0.0}
@@ -108,9 +109,10 @@ for name, constants, patch in (
     ("LunarLanderContinuous-v3, with the bonus", {**LANDER, "ENTROPY_BETA": 0.01}, GYMNASIUM),
     ("InvertedPendulum-v5", INVERTED, GYMNASIUM),
     ("InvertedPendulum-v5, without the bonus", {**INVERTED, "ENTROPY_BETA": 0.0}, GYMNASIUM),
+    ("InvertedPendulum-v5, one sigma, no tanh", {**INVERTED, "ENTROPY_BETA": 0.0}, ONE_SIGMA),
     ("Hopper-v5", HOPPER, GYMNASIUM),
     ("HalfCheetah-v5", CHEETAH, GYMNASIUM),
-    ("HalfCheetah-v5, one sigma, no tanh", CHEETAH, "variants/one_sigma.patch"),
+    ("HalfCheetah-v5, one sigma, no tanh", CHEETAH, ONE_SIGMA),
 ):
     constants = {"ENV_NAME": name.partition(",")[0], **constants}
     OTHERS[name] = Row(range(3), constants, patch, SCRIPT)
