@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -87,20 +86,8 @@ def learn_with_peer(seed, minutes):
     import ale_py
     import gymnasium
     from stable_baselines3 import A2C
-    from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_atari_env
     from stable_baselines3.common.vec_env import VecFrameStack
-
-    games, begin = [], time.perf_counter()
-
-    class Until(BaseCallback):
-        def _on_step(self):
-            seconds = time.perf_counter() - begin
-            for info in self.locals["infos"]:
-                if "episode" in info:
-                    games.append([round(seconds, 1), int(info["episode"]["r"])])
-            aimed = len(games) >= GAMES and sum(r for _, r in games[-GAMES:]) >= 15 * GAMES
-            return not aimed and seconds < 60 * minutes
 
     gymnasium.register_envs(ale_py)
     torch.set_num_threads(2)
@@ -108,8 +95,8 @@ def learn_with_peer(seed, minutes):
     envs = make_atari_env("ALE/Pong-v5", n_envs=8, seed=seed, env_kwargs=options)
     zoo = {"ent_coef": 0.01, "vf_coef": 0.25}  # RL Zoo's constants for Atari
     model = A2C("CnnPolicy", VecFrameStack(envs, 4), device="cpu", seed=seed, **zoo)
-    model.learn(10_000_000, callback=Until())
-    return games, round(model.num_timesteps / (time.perf_counter() - begin))
+    returns, times, rate = lab.train_peer(model, AIMS["Pong"], 60 * minutes)
+    return [[round(seconds, 1), int(r)] for seconds, r in zip(times, returns)], round(rate)
 
 
 def tables(data):

@@ -7,7 +7,6 @@ pip install scipy stable_baselines3.
 """
 
 import sys
-import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,7 +16,7 @@ import torch
 from examples.train import train
 from experiments import lab
 from experiments.lab import Row
-from experiments.learning import LARGE_LR, QUICK
+from experiments.learning import LARGE_LR, LEVELS, QUICK
 
 DATA = Path(__file__).with_suffix(".json")
 SEEDS, FEW = range(10), range(5)
@@ -42,7 +41,7 @@ def measure(name, seed):
     """Return when a run solves CartPole, its speed, and points [steps, seconds, mean return]."""
     row = ROWS[name]
     if row.script is None:
-        returns, times = learn_with_peer(name.split()[1].strip(","), seed)
+        returns, times = train_peer(name.split()[1].strip(","), seed)
     else:
         with lab.copy() as folder:
             run = train(row.script, {**row.constants, "SEED": seed}, folder)
@@ -58,30 +57,16 @@ def measure(name, seed):
     return {"solved": solved, "steps/s": speed, "curve": points[9::10]}
 
 
-def learn_with_peer(algorithm, seed):
-    """Return the returns (n,) of Stable-Baselines3 until CartPole is solved, and their times.
-
-    It has its default constants, but 8 environments.
-    """
+def train_peer(algorithm, seed):
+    """Return the returns (n,) and times (n,) of Stable-Baselines3: defaults, but 8 environments."""
     import stable_baselines3
-    from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
-
-    returns, times = [], []
-
-    class Until(BaseCallback):
-        def _on_step(self):
-            for info in self.locals["infos"]:
-                if "episode" in info:
-                    returns.append(info["episode"]["r"])
-                    times.append(time.perf_counter())
-            return len(returns) < 100 or sum(returns[-100:]) < 100 * 195
 
     torch.set_num_threads(1)
     envs = make_vec_env("CartPole-v0", n_envs=8, seed=seed)
     model = getattr(stable_baselines3, algorithm)("MlpPolicy", envs, device="cpu", seed=seed)
-    model.learn(1_000_000, callback=Until())
-    return np.array(returns), times
+    returns, times, _ = lab.train_peer(model, LEVELS["CartPole-v0"])
+    return returns, times
 
 
 def spread(values, digits=0):

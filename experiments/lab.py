@@ -85,6 +85,28 @@ def returns_of(run):
     return column_of(run, "return")
 
 
+def train_peer(model, aim, seconds=np.inf):
+    """Train a model of Stable-Baselines3 until 100 returns in a row average `aim`.
+
+    Returns the returns (n,), the seconds (n,) at which their episodes end, and the steps/s.
+    """
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    returns, times, begin = [], [], time.perf_counter()
+
+    class Until(BaseCallback):
+        def _on_step(self):
+            now = time.perf_counter() - begin
+            for info in self.locals["infos"]:
+                if "episode" in info:
+                    returns.append(info["episode"]["r"])
+                    times.append(now)
+            return now < seconds and (len(returns) < 100 or sum(returns[-100:]) < 100 * aim)
+
+    model.learn(10_000_000, callback=Until())
+    return np.array(returns), np.array(times), model.num_timesteps / (time.perf_counter() - begin)
+
+
 def machine():
     """Return a sentence on this machine."""
     models = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
