@@ -1,9 +1,9 @@
 """What is the first A of A3C for? Run: python -m experiments.first_a
 
-A3C, A2C and Stable-Baselines3 learn CartPole, in turn, until it is solved. Prints a table, and
-draws A3C and A2C: first_a.png. A step of CartPole pays 1, so the sum of returns counts the steps;
-the clock starts as the first episode ends. Results are kept in first_a.json. Needs
-pip install scipy stable_baselines3.
+A3C, A2C and Stable-Baselines3, which stops when it has solved it, learn CartPole in turn. Prints a
+table, and draws A3C and A2C: first_a.png. A step of CartPole pays 1, so the sum of returns counts
+the steps; the clock starts as the first episode ends. Results are kept in first_a.json: remove it
+to measure all of them again. Needs pip install scipy stable_baselines3.
 """
 
 import sys

@@ -140,6 +140,8 @@ def fill(path, rows, measure, names):
         for name, row in wanted.items():
             if seed in row.seeds and str(seed) not in data.get(name, {}):
                 missing.append((name, seed))
+    if not missing:
+        return data
     batch = time.strftime("%Y-%m-%d %H:%M")
     origin = {"commit": commit(), "batch": batch, "machine": machine()}
     for number, (name, seed) in enumerate(missing, 1):

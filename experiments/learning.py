@@ -134,7 +134,8 @@ def measure(name, seed):
         seen = {key: lab.column_of(run, key) for key in ("entropy", "value error")}
         weights = torch.load(run.folder / "weights.pt")
         if name == "LunarLanderContinuous-v3" and seed == 0:  # for pictures.py
-            shutil.copytree(run.folder, lab.ROOT / "results" / "experiment-lander")
+            lander = lab.ROOT / "results" / "experiment-lander"
+            shutil.copytree(run.folder, lander, dirs_exist_ok=True)
     env_name = constants["ENV_NAME"]
     solved = solving_episode(returns, LEVELS[env_name]) if env_name in LEVELS else None
     blocks = returns[: len(returns) // lab.BLOCK * lab.BLOCK].reshape(-1, lab.BLOCK)

@@ -3,8 +3,9 @@
 The learning curves become CartPole-v0.png and Pendulum-v1.png; the first lines of each run and
 those from its last episode on are kept in pictures.json and printed. Weights and constants are
 copied to examples/weights/, and examples/watch.py draws the animations. Pong's and the
-lander's need results/experiment-Pong and results/experiment-lander, which experiments/atari.py and
-experiments/learning.py leave when they measure the first run. To train again, remove pictures.json.
+lander's need gymnasium (ale-py, box2d), and results/experiment-Pong and results/experiment-lander,
+which experiments/atari.py and experiments/learning.py leave when they measure the first run. To
+train again, remove pictures.json.
 """
 
 import json

@@ -54,20 +54,21 @@ def updates_per_second(n_workers, seconds=10):
     from examples import cluster
 
     @ray.remote
-    def send(server, gradients, end):
-        updates = 0
-        while time.time() < end:
-            ray.get(server.update.remote(gradients))
-            updates += 1
-        return updates
+    class Sender:
+        def send(self, server, gradients, end):
+            updates = 0
+            while time.time() < end:
+                ray.get(server.update.remote(gradients))
+                updates += 1
+            return updates
 
     weights = cluster.get_weights(cluster.Net(cluster.N_S, cluster.N_A))
     ray.init("local", num_cpus=n_workers, log_to_driver=False, logging_level="ERROR")
     server = ray.remote(cluster.Server).options(num_cpus=0).remote(weights)
-    # The first calls start the processes.
-    ray.get([send.remote(server, weights, time.time() + 5) for _ in range(n_workers)])
+    senders = [Sender.remote() for _ in range(n_workers)]
+    ray.get([server.weights.remote(), *(s.send.remote(server, weights, 0) for s in senders)])  # up
     end = time.time() + seconds
-    updates = ray.get([send.remote(server, weights, end) for _ in range(n_workers)])
+    updates = ray.get([sender.send.remote(server, weights, end) for sender in senders])
     ray.shutdown()
     return round(sum(updates) / seconds)
 
