@@ -7,9 +7,9 @@ of the last 100 games rises to 19 (3 seeds). Other games have constants of their
                     NO_OPS = 30
     Space Invaders  MAX_EP = 8000, FRAME_SKIP = 3
 
-Both runs of Breakout reached a mean of 31, a human's score; after 45 minutes, when they were
-stopped, it was 24.7 and 32.2. One run of Space Invaders reached 409 in 50 minutes. All runs are in
-experiments/README.md.
+Two of three runs of Breakout reached a mean of 31, a human's score; after 45 minutes, when they
+were stopped, it was 24.7, 32.2 and 24.7. One run of Space Invaders reached 409 in 50 minutes. All
+runs are in experiments/README.md.
 
 Unlike the paper: frames of 80 x 80 pixels (2 x 2 max-pooled, minus the background); n = 20; Adam;
 gradient clipping; a weight for the critic's loss. Unlike the default of ALE/Pong-v5: no sticky
